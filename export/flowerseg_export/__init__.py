@@ -1,0 +1,1 @@
+"""From a checkpoint to a deployable model: ONNX, TensorRT, TensorRT-RTX, AOTInductor."""

@@ -1,0 +1,46 @@
+"""The errors a user can act on.
+
+FlowersegError              shown without a traceback, exit code 1
+├─ ImageError               a photo or mask that cannot be read
+├─ DataError                a data set that cannot be used as it is
+├─ ArtifactError            a model file that is missing, stale, changed or foreign
+├─ BackendUnavailable       a runtime or device that is not here
+├─ ExportError              a conversion that a runtime refused
+├─ TrainingError            a training run that cannot go on
+└─ ParityError              outputs that disagree beyond the limit
+
+Each message says what is wrong, where, and what to do next. Wrong use of a Python function is
+`ValueError` or `TypeError`; those are bugs of the caller and keep their traceback.
+"""
+
+
+class FlowersegError(Exception):
+    """Base of everything that a user, not a programmer, has to mend."""
+
+
+class ImageError(FlowersegError):
+    """A photo or mask that cannot be decoded, or not as what it claims to be."""
+
+
+class DataError(FlowersegError):
+    """A data set that cannot be used: missing, unpaired, unknown colours, empty split."""
+
+
+class ArtifactError(FlowersegError):
+    """A model file that is missing, without its manifest, changed, stale or built elsewhere."""
+
+
+class BackendUnavailable(FlowersegError):
+    """A runtime that is not installed, or a device or provider that is not here."""
+
+
+class ExportError(FlowersegError):
+    """A conversion that failed; the message carries what the converter said."""
+
+
+class TrainingError(FlowersegError):
+    """A training run that cannot start or go on."""
+
+
+class ParityError(FlowersegError):
+    """A model whose masks differ from the reference by more than the limit."""

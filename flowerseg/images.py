@@ -1,0 +1,145 @@
+"""Photos and masks in and out of files, and resized: the only module that knows OpenCV."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from cv2.utils import logging as cv2_logging
+
+from flowerseg.arrays import Labels, Mask, Rgb, SizeHW
+from flowerseg.errors import ImageError
+from flowerseg.files import write_bytes
+
+# What a file is decides its first bytes, not its name; the name only says which files to look at.
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+
+# A decoder's complaint reaches the user as an ImageError that names the file, once.
+cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_SILENT)
+
+
+def read_rgb(path: Path) -> Rgb:
+    """Read a photo as people see it: EXIF orientation applied, 8 bits, RGB.
+
+    Grey photos get three equal channels, 16-bit ones are scaled to 8, transparency is dropped.
+
+    Raises:
+        ImageError: the file cannot be read, is no image, or is cut off.
+    """
+    return decode_rgb(_read_bytes(path), str(path))
+
+
+def decode_rgb(data: bytes, name: str) -> Rgb:
+    """Decode the bytes of a photo; `name` stands in error messages. See `read_rgb`."""
+    _refuse_truncated_jpeg(data, name)
+    return _decode(data, cv2.IMREAD_COLOR_RGB, name)
+
+
+def read_mask_colours(path: Path) -> Rgb:
+    """Read an annotation image with its exact colours, palette resolved, never interpolated."""
+    data = _read_bytes(path)
+    return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, str(path))
+
+
+def write_mask(path: Path, mask: Mask) -> None:
+    """Write a mask as PNG of 0 and 255, one bit a pixel on disk."""
+    pixels = np.where(mask, np.uint8(255), np.uint8(0))
+    write_bytes(path, _encode(".png", pixels, [cv2.IMWRITE_PNG_BILEVEL, 1]))
+
+
+def write_png(path: Path, pixels: Rgb | Labels) -> None:
+    """Write grey (h, w), RGB (h, w, 3) or RGBA (h, w, 4) pixels as PNG."""
+    write_bytes(path, _encode(".png", _bgr(pixels), []))
+
+
+def write_jpeg(path: Path, rgb: Rgb, quality: int = 95) -> None:
+    """Write a photo as JPEG; quality runs from 0 to 100."""
+    write_bytes(path, encode_jpeg(rgb, quality))
+
+
+def encode_jpeg(rgb: Rgb, quality: int = 95) -> bytes:
+    """Bytes of a JPEG, for pages that carry their pictures inside."""
+    return _encode(".jpg", _bgr(rgb), [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def encode_png(pixels: Rgb | Labels) -> bytes:
+    """Bytes of a PNG, for pages that carry their pictures inside."""
+    return _encode(".png", _bgr(pixels), [])
+
+
+def resize_area(pixels: Rgb, size_hw: SizeHW) -> Rgb:
+    """Resize by area averaging where it shrinks (antialiased), bilinearly where it enlarges.
+
+    OpenCV's INTER_AREA averages only when both sides shrink. When a side grows, averaging has
+    nothing to average, and its fallback blurs on another grid than the half-pixel one that every
+    other step uses: bilinear is the right kernel there.
+    """
+    height, width = size_hw
+    shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
+    kernel = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return _u8(cv2.resize(pixels, (width, height), interpolation=kernel))
+
+
+def resize_bilinear(pixels: Rgb | Labels, size_hw: SizeHW) -> Rgb:
+    """Resize a smooth map bilinearly, on half-pixel centres, without antialiasing."""
+    height, width = size_hw
+    return _u8(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def resize_nearest(labels: Labels, size_hw: SizeHW) -> Labels:
+    """Resize labels without inventing values: each pixel takes the one under its centre."""
+    height, width = size_hw
+    return _u8(cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+def use_one_thread_per_call() -> None:
+    """Keep OpenCV from starting threads of its own, for pools that already fill the machine."""
+    cv2.setNumThreads(1)
+
+
+def opencv_version() -> str:
+    """Version of the OpenCV that decodes and resizes, for manifests and reports."""
+    return str(cv2.__version__)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}.") from error
+
+
+def _refuse_truncated_jpeg(data: bytes, name: str) -> None:
+    # OpenCV before 5 fills the missing part of a JPEG with grey and reports success. Inside scan
+    # data 0xFFD9 cannot occur, so a whole file has an end marker behind its last start of scan.
+    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise ImageError(f"{name}: the JPEG is cut off (no end marker). Copy the photo again.")
+
+
+def _decode(data: bytes, flags: int, name: str) -> Rgb:
+    try:
+        # OpenCV raises on an empty buffer, and returns None on one that it cannot decode.
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        raise ImageError(f"{name}: cannot be decoded: {error.err or error}.") from error
+    if pixels is None:
+        kind = "is empty" if not data else "is not an image that can be decoded, or is cut off"
+        raise ImageError(f"{name}: {kind} ({len(data)} bytes). Remove it or copy it again.")
+    return _u8(pixels)
+
+
+def _encode(suffix: str, pixels: Rgb | Labels, parameters: list[int]) -> bytes:
+    ok, encoded = cv2.imencode(suffix, pixels, parameters)
+    if not ok:
+        raise ImageError(f"OpenCV could not encode {pixels.shape} pixels as {suffix}.")
+    return bytes(encoded)
+
+
+def _bgr(pixels: Rgb | Labels) -> Rgb | Labels:
+    if pixels.ndim == 2:
+        return pixels
+    code = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    return _u8(cv2.cvtColor(pixels, code))
+
+
+def _u8(pixels: object) -> Rgb:
+    return np.asarray(pixels, dtype=np.uint8)

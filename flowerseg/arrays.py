@@ -12,7 +12,7 @@ Images: TypeAlias = NDArray[np.uint8]
 """A batch of frames for the network, (N, H, W, 3), RGB."""
 
 Foreground: TypeAlias = NDArray[np.uint8]
-"""Flower probability p as `min(255, floor(256 p))`: (N, H, W) from a backend, (h, w) for one photo."""
+"""Flower probability p as `min(255, floor(256 p))`: (N, H, W) of a batch, (h, w) of a photo."""
 
 Mask: TypeAlias = NDArray[np.bool_]
 """(h, w), True is flower."""

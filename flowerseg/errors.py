@@ -3,6 +3,7 @@
 FlowersegError              shown without a traceback, exit code 1
 ├─ ImageError               a photo or mask that cannot be read
 ├─ DataError                a data set that cannot be used as it is
+├─ DownloadError            a file that could not be fetched, or did not arrive whole
 ├─ ArtifactError            a model file that is missing, stale, changed or foreign
 ├─ BackendUnavailable       a runtime or device that is not here
 ├─ ExportError              a conversion that a runtime refused
@@ -24,6 +25,10 @@ class ImageError(FlowersegError):
 
 class DataError(FlowersegError):
     """A data set that cannot be used: missing, unpaired, unknown colours, empty split."""
+
+
+class DownloadError(FlowersegError):
+    """A file that could not be fetched, or is not the one that was published."""
 
 
 class ArtifactError(FlowersegError):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# There is no call that only reads the mask, and setting it while threads write would race: read it once.
+# No call only reads the mask, and setting it while threads write would race: read it once.
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 
@@ -50,4 +50,3 @@ def sha256_of(path: Path) -> str:
     """Hex SHA-256 of the file's bytes, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-

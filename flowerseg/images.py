@@ -66,17 +66,17 @@ def encode_png(pixels: Rgb | Labels) -> bytes:
     return _encode(".png", _bgr(pixels), [])
 
 
-def resize_area(pixels: Rgb, size_hw: SizeHW) -> Rgb:
-    """Resize by area averaging where it shrinks (antialiased), bilinearly where it enlarges.
+def resize_area(rgb: Rgb, size_hw: SizeHW) -> Rgb:
+    """Resize by area averaging (antialiased) along sides that shrink, bilinearly along others.
 
-    OpenCV's INTER_AREA averages only when both sides shrink. When a side grows, averaging has
-    nothing to average, and its fallback blurs on another grid than the half-pixel one that every
-    other step uses: bilinear is the right kernel there.
+    OpenCV's INTER_AREA averages only when both sides shrink, and silently becomes another kernel
+    when one grows. Shrinking first and enlarging after keeps one meaning for every shape.
     """
     height, width = size_hw
-    shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
-    kernel = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return _u8(cv2.resize(pixels, (width, height), interpolation=kernel))
+    smaller_hw = (min(height, rgb.shape[0]), min(width, rgb.shape[1]))
+    if smaller_hw != rgb.shape[:2]:
+        rgb = _u8(cv2.resize(rgb, smaller_hw[::-1], interpolation=cv2.INTER_AREA))
+    return resize_bilinear(rgb, size_hw) if size_hw != smaller_hw else rgb
 
 
 def resize_bilinear(pixels: Rgb | Labels, size_hw: SizeHW) -> Rgb:

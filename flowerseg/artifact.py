@@ -1,0 +1,285 @@
+"""A model file and the manifest beside it: what it is, where it comes from, what was proved.
+
+`flower.onnx` has `flower.onnx.json`. A file whose bytes are not the manifest's is never opened.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from flowerseg import __version__
+from flowerseg.errors import ArtifactError
+from flowerseg.files import replacing, sha256_of, write_text
+from flowerseg.preprocess import Preprocess
+
+SCHEMA = 1
+
+
+class Kind(StrEnum):
+    """What a model file is."""
+
+    CHECKPOINT = "checkpoint"
+    ONNX = "onnx"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+    PT2 = "pt2"
+
+
+class Precision(StrEnum):
+    """The type that the network computes in; input and output are always uint8."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Batch sizes that a file takes; `opt` is the one it is tuned for."""
+
+    min: int = 1
+    opt: int = 8
+    max: int = 64
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ValueError(f"batch must be 1 <= min <= opt <= max, not {self}")
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The file that this one was made from."""
+
+    kind: Kind
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """The labelled photos that a model was trained on and chosen by."""
+
+    name: str
+    fingerprint: str
+    train_photos: int
+    val_photos: int
+    val_iou: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a proof allows: agreement of masks at least, loss of IoU against truth at most."""
+
+    agreement_iou: float
+    iou_drop: float
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was measured between the very file and the FP32 PyTorch reference."""
+
+    status: Literal["proved", "failed", "not run"]
+    how: str  # which runtime executed it, or why none did
+    limits: Limits | None = None
+    photos: int = 0
+    data: str = ""
+    batch_sizes: tuple[int, ...] = ()
+    agreement_iou: float | None = None  # the worst over the batch sizes
+    model_iou: float | None = None
+    reference_iou: float | None = None
+    reference_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class BuiltFor:
+    """The only GPU family and system that a compiled file runs on."""
+
+    gpu: str
+    compute_capability: str  # "9.0"; empty where the file is bound to none
+    system: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that must be known before a model file is opened."""
+
+    kind: Kind
+    architecture: str
+    precision: Precision
+    preprocess: Preprocess
+    threshold: float = 0.5
+    batch: Batch | None = None  # None: any
+    sha256: str = ""
+    parents: tuple[Parent, ...] = ()
+    data: Data | None = None
+    proof: Proof | None = None
+    built_for: BuiltFor | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    rebuild: str = ""
+    created: str = ""
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """The manifest as readable JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model file whose bytes were checked against its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+
+def manifest_path(path: Path) -> Path:
+    """`flower.onnx` -> `flower.onnx.json`."""
+    return path.with_name(path.name + ".json")
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Read the manifest of a model file and check the file's bytes against it.
+
+    Raises:
+        ArtifactError: file or manifest is missing or unreadable, or the SHA-256 differs.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such model file. Check the path, or export one first.")
+    manifest = read_manifest(manifest_path(path))
+    actual = sha256_of(path)
+    if actual != manifest.sha256:
+        raise ArtifactError(
+            f"{path}: the file is not the one its manifest describes (SHA-256 {actual[:12]}…, "
+            f"manifest {manifest.sha256[:12]}…). It was changed, cut off or replaced. "
+            f"Copy both files again, or rebuild: {manifest.rebuild or 'flowerseg-export'}"
+        )
+    return Artifact(path, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        ArtifactError: it is missing, not JSON, of another schema or has wrong fields.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{path}: the manifest is missing; without it nobody knows what the model expects. "
+            "Copy it along with the model file, or export the model again."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not a readable manifest: {error}. Copy it again.") from error
+    if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
+        found = fields.get("schema") if isinstance(fields, dict) else None
+        raise ArtifactError(
+            f"{path}: manifest schema {found!r}; this flowerseg {__version__} reads {SCHEMA}. "
+            "Export the model again with this version."
+        )
+    try:
+        return typing.cast(Manifest, _from_json(Manifest, fields))
+    except (TypeError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{path}: wrong field in the manifest: {error}.") from error
+
+
+def publish(path: Path, manifest: Manifest, write: Callable[[Path], None]) -> Artifact:
+    """Write a model file and its manifest so that neither is ever seen without truth beside it.
+
+    The old manifest goes first and the new one comes last: killed in between, what is left is a
+    model without manifest, which nothing opens.
+    """
+    with replacing(path) as temporary:
+        write(temporary)
+        digest = sha256_of(temporary)
+        manifest_path(path).unlink(missing_ok=True)
+    complete = dataclasses.replace(
+        manifest,
+        sha256=digest,
+        versions=versions_here() | manifest.versions,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return rewrite_manifest(Artifact(path, complete))
+
+
+def rewrite_manifest(artifact: Artifact, **changes: Any) -> Artifact:
+    """Replace fields of a manifest on disk, such as the proof once it was run."""
+    manifest = dataclasses.replace(artifact.manifest, **changes)
+    write_text(manifest_path(artifact.path), manifest.to_json())
+    return Artifact(artifact.path, manifest)
+
+
+def require_proof(artifact: Artifact, *, allow_unproven: bool) -> None:
+    """Refuse a deployable file that was not proved; a checkpoint is its own reference.
+
+    Raises:
+        ArtifactError: no proof, or a failed one, and `allow_unproven` is False.
+    """
+    manifest = artifact.manifest
+    proved = manifest.proof is not None and manifest.proof.status == "proved"
+    if manifest.kind is Kind.CHECKPOINT or proved or allow_unproven:
+        return
+    state = f"{manifest.proof.status} ({manifest.proof.how})" if manifest.proof else "never run"
+    raise ArtifactError(
+        f"{artifact.path}: the proof of this file: {state}. Prove it with flowerseg-verify "
+        f"{artifact.path} --reference CHECKPOINT --data DIR, or say --unproven."
+    )
+
+
+def as_parent(artifact: Artifact) -> Parent:
+    """The link that a child's manifest keeps."""
+    return Parent(artifact.manifest.kind, artifact.path.name, artifact.manifest.sha256)
+
+
+def versions_here() -> dict[str, str]:
+    """Versions of the packages that shape a model file and its results."""
+    names = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime"]
+    names += ["openvino", "tensorrt", "tensorrt-rtx", "opencv-python-headless", "numpy"]
+    found = {"flowerseg": __version__}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    """Rebuild dataclasses, enums and tuples from JSON, refusing what does not fit the types."""
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        inner = [option for option in typing.get_args(kind) if option is not types.NoneType]
+        return None if value is None else _from_json(inner[0], value)
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise ValueError(f"{value!r} is none of {typing.get_args(kind)}")
+        return value
+    if origin is tuple:
+        args = typing.get_args(kind)
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return tuple(_from_json(k, v) for k, v in zip(kinds, value, strict=True))
+    if origin is dict:
+        return dict(value)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if unknown := set(value) - set(hints):
+            raise ValueError(f"unknown {', '.join(sorted(unknown))}")
+        return kind(**{k: _from_json(hints[k], v) for k, v in value.items()})  # type: ignore[operator]  # a class, not an instance
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if issubclass(kind, StrEnum):
+        return kind(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"{value!r} is not {kind.__name__}")
+    return value

@@ -1,0 +1,79 @@
+"""The seam: what every runtime has to do, and nothing more.
+
+One batch goes `upload` -> `execute` -> `synchronize` -> `download`. The benchmark times these verbs
+with one clock for all backends; `run` is the four in order, for everyone else.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from flowerseg.arrays import Foreground, Images, SizeHW
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What really runs, read back from the runtime and not from the request."""
+
+    runtime: str  # "onnxruntime", "pytorch", …
+    version: str
+    device: str  # "cpu" or "cuda:0"
+    device_name: str
+    precision: str
+    size_hw: SizeHW
+    max_batch: int | None  # None: no limit
+
+    def __str__(self) -> str:
+        return f"{self.runtime} {self.version} on {self.device_name} ({self.device})"
+
+
+class Backend(Protocol):
+    """A model opened in a runtime. One thread drives it; `contextlib.closing` closes it."""
+
+    @property
+    def info(self) -> BackendInfo:
+        """What runs where."""
+
+    def upload(self, images: Images) -> None:
+        """Bring a batch (N, H, W, 3) to where the runtime reads it."""
+
+    def execute(self) -> None:
+        """Run the network on the uploaded batch; may return before it has finished."""
+
+    def synchronize(self) -> None:
+        """Return when everything that was started has finished."""
+
+    def download(self) -> Foreground:
+        """The finished result (N, H, W) in host memory, not overwritten by later batches."""
+
+    def close(self) -> None:
+        """Give back what the runtime holds."""
+
+
+def run(backend: Backend, images: Images) -> Foreground:
+    """Foreground (N, H, W) of one batch (N, H, W, 3).
+
+    Raises:
+        ValueError: the batch has another type, shape or size than the model takes.
+    """
+    check_images(images, backend.info)
+    backend.upload(images)
+    backend.execute()
+    backend.synchronize()
+    return backend.download()
+
+
+def check_images(images: Images, info: BackendInfo) -> None:
+    """Refuse a batch that the model was not made for.
+
+    Raises:
+        ValueError: naming what came and what was expected.
+    """
+    height, width = info.size_hw
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3):
+        raise ValueError(
+            f"images must be uint8 (N, {height}, {width}, 3), not {images.dtype} {images.shape}"
+        )
+    if images.shape[0] < 1 or (info.max_batch and images.shape[0] > info.max_batch):
+        raise ValueError(f"a batch of {images.shape[0]}; the model takes 1 to {info.max_batch}")

@@ -1,0 +1,58 @@
+"""Which device was asked for, and whether it is here."""
+
+import platform
+
+import torch
+
+from flowerseg.errors import BackendUnavailable
+
+
+def resolve_device(device: str) -> str:
+    """`auto`, `cpu`, `cuda` or `cuda:N` -> `cpu` or `cuda:N`.
+
+    `auto` is the first CUDA GPU, or the CPU where there is none; whoever asked is told by
+    `BackendInfo.device`. A device named by the user is never replaced by another.
+
+    Raises:
+        BackendUnavailable: a CUDA device was asked for and is not here.
+        ValueError: not a name of a device.
+    """
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise BackendUnavailable(
+            f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices here. "
+            "Use --device cpu, or run flowerseg-doctor to see what is missing."
+        )
+    return f"cuda:{index or 0}"
+
+
+def device_name(device: str) -> str:
+    """The name on the box: the GPU's, or the processor's."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return _processor_name()
+
+
+def compute_capability(device: str) -> str:
+    """`9.0` for `cuda:N`; empty for the CPU."""
+    if not device.startswith("cuda"):
+        return ""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{major}.{minor}"
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - a device, not a path
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,66 @@
+"""OpenVINO on the CPU: the fastest way here to run an ONNX file without a GPU."""
+
+import numpy as np
+
+from flowerseg.arrays import Foreground, Images
+from flowerseg.artifact import Artifact
+from flowerseg.backends.base import BackendInfo
+from flowerseg.backends.device import device_name
+from flowerseg.errors import ArtifactError, BackendUnavailable
+
+PIP_LINE = 'pip install "flowerseg[openvino]"'
+
+
+class OpenVinoBackend:
+    """An ONNX file compiled for the CPU, computing in the file's own precision.
+
+    Raises:
+        BackendUnavailable: OpenVINO is not installed.
+        ArtifactError: it refuses the file.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendUnavailable(f"OpenVINO is not installed: {PIP_LINE}") from error
+        # On processors with bfloat16 OpenVINO would compute FP32 models in it, unasked: eight
+        # bits of mantissa instead of 24.
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        try:
+            compiled = openvino.Core().compile_model(str(artifact.path), "CPU", settings)
+        except RuntimeError as error:
+            raise ArtifactError(f"{artifact.path}: OpenVINO refuses it: {error}") from error
+        self._request = compiled.create_infer_request()
+        self._tensor = openvino.Tensor
+        manifest = artifact.manifest
+        self.info = BackendInfo(
+            runtime="openvino",
+            version=openvino.__version__.partition("-")[0],
+            device="cpu",
+            device_name=device_name("cpu"),
+            precision=manifest.precision,
+            size_hw=manifest.preprocess.size_hw,
+            max_batch=manifest.batch.max if manifest.batch else None,
+        )
+
+    def upload(self, images: Images) -> None:
+        """Nothing to copy: the request reads host memory."""
+        self._images = np.ascontiguousarray(images)
+        self._request.set_input_tensor(self._tensor(self._images, shared_memory=True))
+
+    def execute(self) -> None:
+        """Start the request."""
+        self._request.start_async()
+
+    def synchronize(self) -> None:
+        """Wait for the request."""
+        self._request.wait()
+
+    def download(self) -> Foreground:
+        """Copy the result out of memory that the next request overwrites."""
+        return np.array(self._request.get_output_tensor().data, dtype=np.uint8)
+
+    def close(self) -> None:
+        """Let go of the compiled model."""
+        self._request = None

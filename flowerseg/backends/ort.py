@@ -1,0 +1,141 @@
+"""ONNX Runtime on the CPU and, through IO binding, on CUDA."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from flowerseg.arrays import Foreground, Images
+from flowerseg.artifact import Artifact
+from flowerseg.backends.base import BackendInfo
+from flowerseg.backends.device import device_name, resolve_device
+from flowerseg.backends.transfer import DeviceBatch
+from flowerseg.errors import ArtifactError, BackendUnavailable
+
+PIP_LINE = "pip install onnxruntime-gpu"
+
+
+def open_onnx(artifact: Artifact, device: str) -> "OrtCpuBackend | OrtCudaBackend":
+    """Open an ONNX file in ONNX Runtime.
+
+    Raises:
+        BackendUnavailable: ONNX Runtime, the device, or its CUDA provider is not here.
+        ArtifactError: ONNX Runtime refuses the file.
+    """
+    chosen = resolve_device(device)
+    return OrtCudaBackend(artifact, chosen) if chosen != "cpu" else OrtCpuBackend(artifact)
+
+
+class OrtCpuBackend:
+    """A session on the CPU provider."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._session = _session(artifact, [("CPUExecutionProvider", {})])
+        self.info = _info(artifact, "cpu")
+
+    def upload(self, images: Images) -> None:
+        """Nothing to copy: the session reads host memory."""
+        self._images = np.ascontiguousarray(images)
+
+    def execute(self) -> None:
+        """Run the session; it returns when it is done."""
+        (self._foreground,) = self._session.run(["foreground"], {"images": self._images})
+
+    def synchronize(self) -> None:
+        """Nothing: `execute` has finished."""
+
+    def download(self) -> Foreground:
+        """The result, in an array that the session made for it."""
+        return np.asarray(self._foreground, dtype=np.uint8)
+
+    def close(self) -> None:
+        """Let go of the session."""
+        self._session = None
+
+
+class OrtCudaBackend:
+    """A session on the CUDA provider, bound to torch's device memory and its stream."""
+
+    def __init__(self, artifact: Artifact, device: str) -> None:
+        self._device = torch.device(device)
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
+        options = {
+            "device_id": self._device.index,
+            "user_compute_stream": str(self._stream.cuda_stream),
+        }
+        self._session = _session(artifact, [("CUDAExecutionProvider", options)])
+        self._batch = DeviceBatch(device)
+        self.info = _info(artifact, device)
+
+    def upload(self, images: Images) -> None:
+        """Copy the batch to the device and bind it."""
+        with torch.cuda.stream(self._stream):
+            self._images = self._batch.upload(images)
+            self._foreground = torch.empty(images.shape[:3], dtype=torch.uint8, device=self._device)
+        self._binding = self._session.io_binding()
+        index = self._device.index
+        self._binding.bind_input(
+            "images", "cuda", index, np.uint8, images.shape, self._images.data_ptr()
+        )
+        self._binding.bind_output(
+            "foreground", "cuda", index, np.uint8, images.shape[:3], self._foreground.data_ptr()
+        )
+
+    def execute(self) -> None:
+        """Run the session on the bound memory."""
+        self._session.run_with_iobinding(self._binding)
+
+    def synchronize(self) -> None:
+        """Wait for the stream that copies and the session share."""
+        self._stream.synchronize()
+
+    def download(self) -> Foreground:
+        """Copy the result to the host."""
+        with torch.cuda.stream(self._stream):
+            return self._batch.download(self._foreground)
+
+    def close(self) -> None:
+        """Let go of the session and its memory."""
+        self._binding = None
+        self._session = None
+
+
+def _session(artifact: Artifact, providers: list[tuple[str, dict[str, Any]]]) -> Any:
+    """A session that runs on the provider asked for, or an error: ONNX Runtime itself falls back
+    to the CPU without an exception."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendUnavailable(f"ONNX Runtime is not installed: {PIP_LINE}") from error
+    wanted = providers[0][0]
+    if wanted != "CPUExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries that torch's wheels brought
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: a failed provider is reported below
+    try:
+        session = onnxruntime.InferenceSession(
+            str(artifact.path), sess_options=options, providers=providers
+        )
+    except Exception as error:  # pybind exceptions of many types, all of them "cannot load"
+        raise ArtifactError(f"{artifact.path}: ONNX Runtime refuses it: {error}") from error
+    if session.get_providers()[0] != wanted:
+        raise BackendUnavailable(
+            f"ONNX Runtime {onnxruntime.__version__} runs {session.get_providers()}, not {wanted}: "
+            "its CUDA or cuDNN libraries did not load. Run flowerseg-doctor, or use --device cpu."
+        )
+    return session
+
+
+def _info(artifact: Artifact, device: str) -> BackendInfo:
+    import onnxruntime
+
+    manifest = artifact.manifest
+    return BackendInfo(
+        runtime="onnxruntime",
+        version=onnxruntime.__version__,
+        device=device,
+        device_name=device_name(device),
+        precision=manifest.precision,
+        size_hw=manifest.preprocess.size_hw,
+        max_batch=manifest.batch.max if manifest.batch else None,
+    )

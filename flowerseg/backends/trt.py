@@ -1,0 +1,165 @@
+"""TensorRT and TensorRT-RTX: one class, two modules with the same Python API.
+
+An engine file is code that the GPU runs: it is deserialised only after its bytes matched its
+manifest, and after TensorRT's version, the GPU and the system matched what it was built for.
+"""
+
+import importlib
+import platform
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from flowerseg.arrays import Foreground, Images
+from flowerseg.artifact import Artifact, Kind, Manifest
+from flowerseg.backends.base import BackendInfo
+from flowerseg.backends.device import compute_capability, device_name, resolve_device
+from flowerseg.backends.transfer import DeviceBatch
+from flowerseg.errors import ArtifactError, BackendUnavailable
+
+_MODULES = {Kind.TENSORRT: "tensorrt", Kind.TENSORRT_RTX: "tensorrt_rtx"}
+_PIP_LINES = {
+    Kind.TENSORRT: 'pip install "flowerseg[tensorrt]"',
+    Kind.TENSORRT_RTX: 'pip install "flowerseg[rtx]"',
+}
+
+
+def import_tensorrt(kind: Kind) -> ModuleType:
+    """The module that reads and builds engines of this kind.
+
+    Raises:
+        BackendUnavailable: it is not installed, or its libraries do not load.
+    """
+    try:
+        return importlib.import_module(_MODULES[kind])
+    except (ImportError, OSError) as error:
+        raise BackendUnavailable(
+            f"{_MODULES[kind]} cannot be imported ({error}). Install it: {_PIP_LINES[kind]}"
+        ) from error
+
+
+def check_engine_fits(artifact: Artifact, version: str, capability: str, system: str) -> None:
+    """Refuse an engine of another TensorRT, GPU or system before a byte of it is deserialised.
+
+    Args:
+        artifact: an engine with its manifest.
+        version: TensorRT's version here.
+        capability: the GPU's compute capability here, as `9.0`.
+        system: `platform.system()` here.
+
+    Raises:
+        ArtifactError: naming what differs and the command that rebuilds it.
+    """
+    manifest = artifact.manifest
+    made = manifest.built_for
+    if made is None:
+        raise ArtifactError(f"{artifact.path}: its manifest does not say what GPU it is for.")
+    wanted = {
+        "TensorRT": (manifest.versions.get(manifest.kind, "unknown"), version),
+        "system": (made.system, system),
+    }
+    if made.compute_capability:
+        wanted["compute capability"] = (made.compute_capability, capability)
+    differing = [f"{what} {was}, here {now}" for what, (was, now) in wanted.items() if was != now]
+    if differing:
+        raise ArtifactError(
+            f"{artifact.path}: engine built for {made.gpu or 'any GPU'}: {'; '.join(differing)}. "
+            f"Rebuild: {manifest.rebuild}"
+        )
+
+
+class TensorRTBackend:
+    """An engine with one execution context on a stream of its own.
+
+    Raises:
+        BackendUnavailable: the module or a CUDA GPU is not here.
+        ArtifactError: the engine was built for something else, or is refused.
+    """
+
+    def __init__(self, artifact: Artifact, device: str = "auto") -> None:
+        manifest = artifact.manifest
+        trt = import_tensorrt(manifest.kind)
+        self._device = torch.device(_require_gpu(artifact, device))
+        check_engine_fits(
+            artifact, trt.__version__, compute_capability(str(self._device)), platform.system()
+        )
+        torch.cuda.set_device(self._device)
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
+        self._batch = DeviceBatch(str(self._device))
+        self._open(trt, artifact)
+        self.info = _info(manifest, trt.__version__, str(self._device))
+
+    def _open(self, trt: ModuleType, artifact: Artifact) -> None:
+        # Engine and context use the runtime and the logger for as long as they live.
+        self._logger = trt.Logger(trt.Logger.ERROR)
+        self._runtime = trt.Runtime(self._logger)
+        self._engine: Any = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
+        if self._engine is None:
+            raise ArtifactError(
+                f"{artifact.path}: TensorRT {trt.__version__} refuses to deserialise it. "
+                f"Rebuild: {artifact.manifest.rebuild}"
+            )
+        self._context: Any = self._engine.create_execution_context()
+        if self._context is None:
+            raise BackendUnavailable(
+                f"{artifact.path}: no execution context; the GPU's memory may be full "
+                f"(needs {self._engine.device_memory_size_v2 / 2**20:.0f} MiB)."
+            )
+
+    def upload(self, images: Images) -> None:
+        """Copy the batch to the device and give the context its addresses."""
+        with torch.cuda.stream(self._stream):
+            self._images = self._batch.upload(images)
+            self._foreground = torch.empty(images.shape[:3], dtype=torch.uint8, device=self._device)
+        _must(self._context.set_input_shape("images", images.shape), "set_input_shape")
+        for name, tensor in (("images", self._images), ("foreground", self._foreground)):
+            _must(self._context.set_tensor_address(name, tensor.data_ptr()), "set_tensor_address")
+
+    def execute(self) -> None:
+        """Enqueue the engine on its stream."""
+        _must(self._context.execute_async_v3(self._stream.cuda_stream), "execute_async_v3")
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
+        self._stream.synchronize()
+
+    def download(self) -> Foreground:
+        """Copy the result to the host."""
+        with torch.cuda.stream(self._stream):
+            return self._batch.download(self._foreground)
+
+    def close(self) -> None:
+        """Free context, engine and runtime, in that order."""
+        self._context = None
+        self._engine = None
+        self._runtime = None
+
+
+def _require_gpu(artifact: Artifact, device: str) -> str:
+    chosen = resolve_device(device)
+    if chosen == "cpu":
+        raise BackendUnavailable(
+            f"{artifact.path}: a TensorRT engine runs on an NVIDIA GPU only, and "
+            + ("there is none here" if device == "auto" else f"--device {device} was asked for")
+            + ". Use the ONNX file that it was built from, or a machine with a GPU."
+        )
+    return chosen
+
+
+def _must(done: bool, call: str) -> None:
+    """TensorRT reports failures by returning False; unnoticed, the result is old memory."""
+    if not done:
+        raise BackendUnavailable(f"TensorRT's {call} failed; its log above says why.")
+
+
+def _info(manifest: Manifest, version: str, device: str) -> BackendInfo:
+    return BackendInfo(
+        runtime=manifest.kind,
+        version=version,
+        device=device,
+        device_name=device_name(device),
+        precision=manifest.precision,
+        size_hw=manifest.preprocess.size_hw,
+        max_batch=manifest.batch.max if manifest.batch else None,
+    )

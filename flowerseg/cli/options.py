@@ -1,0 +1,81 @@
+"""What all commands share: errors without tracebacks, common options, output for machines."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from flowerseg.errors import FlowersegError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command whose `FlowersegError` becomes a message on stderr and exit code 1.
+
+    Wrong usage is click's own exit code 2. Any other exception is our bug and keeps its traceback.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except FlowersegError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def device_option(command: F) -> F:
+    """`--device`: where the model runs."""
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        callback=_checked_device,
+        metavar="auto|cpu|cuda[:N]",
+        help="auto takes the first CUDA GPU, else the CPU, and says which.",
+    )(command)
+
+
+def runtime_option(command: F) -> F:
+    """`--runtime`: what opens an ONNX file."""
+    return click.option(
+        "--runtime",
+        type=click.Choice(["auto", "onnxruntime", "openvino"]),
+        default="auto",
+        show_default=True,
+        help="Runtime for .onnx files; auto is onnxruntime.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """`--json`: the result for machines, on stdout."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."
+    )(command)
+
+
+def unproven_option(command: F) -> F:
+    """`--unproven`: use a file whose proof failed or was never run."""
+    return click.option(
+        "--unproven", is_flag=True, help="Use a model file whose proof failed or was never run."
+    )(command)
+
+
+def print_result(result: Any, text: str, *, as_json: bool) -> None:
+    """Print a dataclass as JSON, or its text, on stdout."""
+    click.echo(json.dumps(dataclasses.asdict(result), indent=2, default=str) if as_json else text)
+
+
+def stderr_console() -> Console:
+    """Where progress and notes go, so that stdout holds only the result."""
+    return Console(stderr=True, highlight=False)
+
+
+def _checked_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    kind, _, index = value.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
+        raise click.BadParameter(f"{value!r} is not auto, cpu, cuda or cuda:N")
+    return value

@@ -1,0 +1,99 @@
+"""Photos in, masks out, on any backend: what predict, verify, bench and users go through."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from flowerseg.arrays import Foreground, Mask, Rgb
+from flowerseg.artifact import open_artifact, require_proof
+from flowerseg.backends import Backend, BackendInfo, open_backend, run
+from flowerseg.masks import foreground_at, mask_from_foreground
+from flowerseg.preprocess import Preprocess, frame_from_photo
+
+
+class Segmenter:
+    """A backend with the preprocess and the threshold of its model."""
+
+    def __init__(self, backend: Backend, preprocess: Preprocess, threshold: float = 0.5) -> None:
+        if backend.info.size_hw != preprocess.size_hw:
+            raise ValueError(
+                f"the backend takes frames of {backend.info.size_hw}, "
+                f"the preprocess makes {preprocess.size_hw}"
+            )
+        self.backend = backend
+        self.preprocess = preprocess
+        self.threshold = threshold
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        runtime: str = "auto",
+        threshold: float | None = None,
+        allow_unproven: bool = False,
+    ) -> Self:
+        """Open a model file (.pt, .onnx, .engine, .pt2) with its manifest beside it.
+
+        Args:
+            model: path of the file.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            runtime: `auto`, or one of `backends.RUNTIMES` for the file's kind.
+            threshold: probability from which a pixel is flower; None takes the model's.
+            allow_unproven: open a file whose proof failed or was never run.
+
+        Raises:
+            ArtifactError: missing, changed, unproven or foreign file.
+            BackendUnavailable: runtime or device missing. Nothing falls back in silence.
+        """
+        artifact = open_artifact(Path(model))
+        require_proof(artifact, allow_unproven=allow_unproven)
+        backend = open_backend(artifact, device, runtime)
+        manifest = artifact.manifest
+        chosen = manifest.threshold if threshold is None else threshold
+        return cls(backend, manifest.preprocess, chosen)
+
+    @property
+    def info(self) -> BackendInfo:
+        """What runs where."""
+        return self.backend.info
+
+    def segment(self, rgb: Rgb) -> Mask:
+        """Mask (h, w) of one photo (h, w, 3): True is flower."""
+        return self.segment_batch([rgb])[0]
+
+    def segment_batch(self, photos: Sequence[Rgb]) -> list[Mask]:
+        """Masks of several photos of any sizes, in one batch."""
+        foregrounds = self.infer([frame_from_photo(rgb, self.preprocess) for rgb in photos])
+        return [
+            self.mask(foreground, rgb) for foreground, rgb in zip(foregrounds, photos, strict=True)
+        ]
+
+    def probability(self, rgb: Rgb) -> Foreground:
+        """Flower probability (h, w) of one photo as `min(255, floor(256 p))`."""
+        (foreground,) = self.infer([frame_from_photo(rgb, self.preprocess)])
+        return foreground_at(foreground, (rgb.shape[0], rgb.shape[1]))
+
+    def infer(self, frames: Sequence[Rgb]) -> Foreground:
+        """Foreground (N, H, W) of one batch of frames (H, W, 3)."""
+        return run(self.backend, np.stack(frames))
+
+    def mask(self, foreground: Foreground, rgb: Rgb) -> Mask:
+        """Mask (h, w) of a photo from its probability map (H, W)."""
+        size_hw = (rgb.shape[0], rgb.shape[1])
+        return mask_from_foreground(foreground, size_hw, self.threshold)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.backend.close()

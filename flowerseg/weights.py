@@ -1,0 +1,71 @@
+"""Where a network's first weights come from: COCO, ImageNet, nothing, or a file."""
+
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from flowerseg.checkpoint import FORMAT, read_weights_only
+from flowerseg.errors import TrainingError
+from flowerseg.model import Architecture, FlowerNet
+
+_BACKBONES = {
+    Architecture.RESNET101: "resnet101",
+    Architecture.RESNET50: "resnet50",
+    Architecture.MOBILENET_V3_LARGE: "mobilenet_v3_large",
+}
+
+
+def network_from_weights(architecture: Architecture, weights: str) -> FlowerNet:
+    """A network that starts from `weights`: coco, imagenet, none, or the path of a file.
+
+    A file is a checkpoint of flowerseg or a state dict of torchvision's DeepLabV3. A head of
+    another shape, such as COCO's 21 classes, is left as initialised.
+
+    Raises:
+        TrainingError: the download failed, or the file does not fit the architecture.
+        ArtifactError: the file cannot be read.
+    """
+    network = FlowerNet(architecture)
+    if weights == "none":
+        return network
+    if weights == "coco":
+        _load(network, _download(get_model_weights(architecture).DEFAULT), weights)
+    elif weights == "imagenet":
+        state = _download(get_model_weights(_BACKBONES[architecture]).DEFAULT)
+        prefix = "features." if architecture is Architecture.MOBILENET_V3_LARGE else ""
+        backbone = {f"backbone.{k.removeprefix(prefix)}": v for k, v in state.items()}
+        _load(network, backbone, weights)
+    else:
+        content = read_weights_only(Path(weights))
+        _load(network, content["weights"] if content.get("format") == FORMAT else content, weights)
+    return network
+
+
+def _load(network: FlowerNet, state: dict[str, Tensor], source: str) -> None:
+    """Copy every weight that has the same name and shape; the backbone must be complete."""
+    own = network.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    missing = [k for k in own if k.startswith("backbone.") and k not in fitting]
+    if missing:
+        raise TrainingError(
+            f"--weights {source}: {len(missing)} of the backbone's tensors are missing or of "
+            f"another shape (first: {missing[0]}). Is it a {network.architecture}?"
+        )
+    network.load_state_dict(fitting, strict=False)
+
+
+def _download(weights: Any) -> dict[str, Tensor]:
+    """torchvision's own download, with its own cache and its own hash in the file name."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise TrainingError(
+            f"{weights}: could not be downloaded ({error}). Fetch {weights.url} on a machine with "
+            f"a network and put it into {folder}/, or train with --weights none or --weights FILE."
+        ) from error
+    return state

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from flowerseg.arrays import BACKGROUND, FLOWER, VOID, Labels, Rgb
@@ -184,9 +185,7 @@ def _open_oxford(root: Path, split: str) -> PhotoSet:
 
 def _open_folder(root: Path, split: str) -> PhotoSet:
     if split not in ("train", "val"):
-        raise DataError(
-            f"{root}: no split {split!r}; a folder of photos/ and masks/ has train, val."
-        )
+        raise DataError(f"{root}: no split {split!r}; photos/ and masks/ have train and val.")
     photos = _by_stem(root / "photos")
     masks = _by_stem(root / "masks")
     if alone := sorted(photos.keys() ^ masks.keys()):
@@ -221,8 +220,8 @@ def _validates(name: str) -> bool:
     return hashlib.sha256(name.encode()).digest()[0] % _ONE_IN == 0
 
 
-def _packed(colours: Rgb) -> np.ndarray[tuple[int, ...], np.dtype[np.uint32]]:
-    wide = colours.astype(np.uint32)
+def _packed(colours: Rgb) -> NDArray[np.int64]:
+    wide = colours.astype(np.int64)
     return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
 
 

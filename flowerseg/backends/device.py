@@ -1,6 +1,7 @@
 """Which device was asked for, and whether it is here."""
 
 import platform
+from pathlib import Path
 
 import torch
 
@@ -36,7 +37,7 @@ def device_name(device: str) -> str:
     """The name on the box: the GPU's, or the processor's."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return _processor_name()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def compute_capability(device: str) -> str:
@@ -47,12 +48,15 @@ def compute_capability(device: str) -> str:
     return f"{major}.{minor}"
 
 
-def _processor_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - a device, not a path
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def computes_bf16(device: str) -> bool:
+    """Whether bfloat16 is computed in hardware: without that it is slower than FP32, not faster."""
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool({"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split()))
+
+
+def _cpuinfo(field: str) -> str:
+    """A field of Linux's /proc/cpuinfo for the first core; empty on other systems."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")

@@ -1,0 +1,65 @@
+"""Segment labelled photos and count: the one loop behind training, proof and benchmark scores."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flowerseg.arrays import Labels, Mask, Rgb, SizeHW
+from flowerseg.data import LabelledPhoto, PhotoSet
+from flowerseg.errors import DataError
+from flowerseg.metrics import Counts, count
+from flowerseg.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """One labelled photo with the mask that a model gave it, all at the photo's size."""
+
+    item: LabelledPhoto
+    rgb: Rgb
+    labels: Labels
+    mask: Mask
+
+    @property
+    def counts(self) -> Counts:
+        """Mask against labels, void left out."""
+        return count(self.mask, self.labels)
+
+
+def segment_labelled(segmenter: Segmenter, photos: PhotoSet, batch: int) -> Iterator[Segmented]:
+    """Segment a set in batches, in order: photo -> frame -> photo, as for any other photo.
+
+    Raises:
+        ImageError: a photo or annotation cannot be decoded.
+        DataError: an annotation has another size than its photo, or unknown colours.
+    """
+    for start in range(0, len(photos), batch):
+        items = photos.photos[start : start + batch]
+        read = [read_pair(item) for item in items]
+        masks = segmenter.segment_batch([rgb for rgb, _ in read])
+        for item, (rgb, labels), mask in zip(items, read, masks, strict=True):
+            yield Segmented(item, rgb, labels, mask)
+
+
+def count_labelled(segmenter: Segmenter, photos: PhotoSet, batch: int) -> list[Counts]:
+    """Counts of each photo of a set. See `segment_labelled`."""
+    return [segmented.counts for segmented in segment_labelled(segmenter, photos, batch)]
+
+
+def read_pair(item: LabelledPhoto) -> tuple[Rgb, Labels]:
+    """A photo (h, w, 3) and its labels (h, w).
+
+    Raises:
+        ImageError: one of them cannot be decoded.
+        DataError: their sizes differ, or the annotation has unknown colours.
+    """
+    rgb, labels = item.read_rgb(), item.read_labels()
+    if rgb.shape[:2] != labels.shape:
+        raise DataError(
+            f"{item.photo} is {_size(rgb.shape[:2])}, but {item.annotation} is "
+            f"{_size(labels.shape)} pixels. Annotations must be made on the photo itself, upright."
+        )
+    return rgb, labels
+
+
+def _size(shape: tuple[int, ...] | SizeHW) -> str:
+    return f"{shape[1]} x {shape[0]}"

@@ -26,3 +26,8 @@ SizeHW: TypeAlias = tuple[int, int]
 BACKGROUND = 0
 FLOWER = 1
 VOID = 255  # not annotated: left out of the loss and of every metric
+
+
+def size_of(pixels: NDArray[np.generic]) -> SizeHW:
+    """Height and width of a photo (h, w, 3) or a map (h, w)."""
+    return pixels.shape[0], pixels.shape[1]

@@ -119,6 +119,7 @@ class Manifest:
     precision: Precision
     preprocess: Preprocess
     threshold: float = 0.5
+    quantisation: str = ""  # the flavour of an INT8 graph
     batch: Batch | None = None  # None: any
     sha256: str = ""
     parents: tuple[Parent, ...] = ()

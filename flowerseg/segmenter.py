@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from flowerseg.arrays import Foreground, Mask, Rgb
+from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.artifact import open_artifact, require_proof
 from flowerseg.backends import Backend, BackendInfo, open_backend, run
 from flowerseg.masks import foreground_at, mask_from_foreground
@@ -70,21 +70,21 @@ class Segmenter:
         """Masks of several photos of any sizes, in one batch."""
         foregrounds = self.infer([frame_from_photo(rgb, self.preprocess) for rgb in photos])
         return [
-            self.mask(foreground, rgb) for foreground, rgb in zip(foregrounds, photos, strict=True)
+            self.mask(foreground, size_of(rgb))
+            for foreground, rgb in zip(foregrounds, photos, strict=True)
         ]
 
     def probability(self, rgb: Rgb) -> Foreground:
         """Flower probability (h, w) of one photo as `min(255, floor(256 p))`."""
         (foreground,) = self.infer([frame_from_photo(rgb, self.preprocess)])
-        return foreground_at(foreground, (rgb.shape[0], rgb.shape[1]))
+        return foreground_at(foreground, size_of(rgb))
 
     def infer(self, frames: Sequence[Rgb]) -> Foreground:
         """Foreground (N, H, W) of one batch of frames (H, W, 3)."""
         return run(self.backend, np.stack(frames))
 
-    def mask(self, foreground: Foreground, rgb: Rgb) -> Mask:
-        """Mask (h, w) of a photo from its probability map (H, W)."""
-        size_hw = (rgb.shape[0], rgb.shape[1])
+    def mask(self, foreground: Foreground, size_hw: SizeHW) -> Mask:
+        """Mask (h, w) at the photo's size from its probability map (H, W)."""
         return mask_from_foreground(foreground, size_hw, self.threshold)
 
     def __enter__(self) -> Self:

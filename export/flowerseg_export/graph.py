@@ -1,0 +1,118 @@
+"""From a network to an ONNX graph that satisfies the contract: uint8 in, uint8 out, any batch."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import torch
+
+from flowerseg.arrays import SizeHW
+from flowerseg.errors import ExportError
+from flowerseg.model import Deployable, FlowerNet
+
+OPSET = 20  # TensorRT 10.12 to 11 and RTX, ONNX Runtime 1.22 and OpenVINO 2025 all read it
+
+# A batch of one would be taken for a constant by the exporter.
+_EXAMPLE_BATCH = 2
+_LARGEST_BATCH = 4096
+
+
+def onnx_from_network(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
+    """Export a network in the precision that its weights have.
+
+    Raises:
+        ExportError: PyTorch's exporter or the checker of ONNX refuses.
+    """
+    program = exported_program(network, size_hw)
+    try:
+        with _quiet_exporter():
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=["foreground"],
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many types; each means "not exportable"
+        raise ExportError(f"torch.onnx.export refused the network: {error}") from error
+    if exported is None:
+        raise ExportError("torch.onnx.export returned nothing.")
+    model = exported.model_proto
+    _strip_traces(model)
+    check_contract(model, size_hw)
+    return model
+
+
+def exported_program(network: FlowerNet, size_hw: SizeHW) -> torch.export.ExportedProgram:
+    """The deployable network as one traced program with a dynamic batch."""
+    height, width = size_hw
+    device = network.mean.device
+    example = torch.zeros(_EXAMPLE_BATCH, height, width, 3, dtype=torch.uint8, device=device)
+    batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    return torch.export.export(
+        Deployable(network).eval(), (example,), dynamic_shapes={"images": {0: batch}}
+    )
+
+
+def check_contract(model: onnx.ModelProto, size_hw: SizeHW) -> None:
+    """Refuse a graph whose border is not `images` uint8 -> `foreground` uint8.
+
+    Raises:
+        ExportError: naming the difference.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+    border = [_described(value) for value in (*model.graph.input, *model.graph.output)]
+    height, width = size_hw
+    expected = [
+        f"images uint8 (batch, {height}, {width}, 3)",
+        f"foreground uint8 (batch, {height}, {width})",
+    ]
+    if border != expected:
+        raise ExportError(f"the graph has {border} where the contract has {expected}.")
+
+
+def set_metadata(model: onnx.ModelProto, entries: dict[str, str]) -> None:
+    """Write metadata into the file, replacing what was there."""
+    del model.metadata_props[:]
+    for key, value in entries.items():
+        model.metadata_props.add(key=key, value=value)
+
+
+def _described(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dims = ", ".join(d.dim_param or str(d.dim_value) for d in tensor.shape.dim)
+    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    return f"{value.name} {kind} ({dims})"
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes about the machine: stack traces with paths, and their like.
+
+    What stays of each node is the name of the torch module it came from.
+    """
+    graph = model.graph
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del value.metadata_props[:]
+    for node in graph.node:
+        kept = [p for p in node.metadata_props if p.key == "namespace"]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    del model.graph.metadata_props[:]
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's own progress and deprecation talk off the user's terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

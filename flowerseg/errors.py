@@ -8,6 +8,7 @@ FlowersegError              shown without a traceback, exit code 1
 ├─ BackendUnavailable       a runtime or device that is not here
 ├─ ExportError              a conversion that a runtime refused
 ├─ TrainingError            a training run that cannot go on
+├─ OutputError              a result that cannot be written
 └─ ParityError              outputs that disagree beyond the limit
 
 Each message says what is wrong, where, and what to do next. Wrong use of a Python function is
@@ -49,3 +50,7 @@ class TrainingError(FlowersegError):
 
 class ParityError(FlowersegError):
     """A model whose masks differ from the reference by more than the limit."""
+
+
+class OutputError(FlowersegError):
+    """A result that cannot be written: disk full, read-only folder."""

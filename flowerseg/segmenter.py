@@ -8,16 +8,22 @@ from typing import Self
 import numpy as np
 
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
-from flowerseg.artifact import open_artifact, require_proof
+from flowerseg.artifact import Artifact, open_artifact, require_proof
 from flowerseg.backends import Backend, BackendInfo, open_backend, run
 from flowerseg.masks import foreground_at, mask_from_foreground
 from flowerseg.preprocess import Preprocess, frame_from_photo
 
 
 class Segmenter:
-    """A backend with the preprocess and the threshold of its model."""
+    """A backend with the preprocess and threshold of its model, and its file where it has one."""
 
-    def __init__(self, backend: Backend, preprocess: Preprocess, threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        preprocess: Preprocess,
+        threshold: float = 0.5,
+        artifact: Artifact | None = None,
+    ) -> None:
         if backend.info.size_hw != preprocess.size_hw:
             raise ValueError(
                 f"the backend takes frames of {backend.info.size_hw}, "
@@ -26,6 +32,7 @@ class Segmenter:
         self.backend = backend
         self.preprocess = preprocess
         self.threshold = threshold
+        self.artifact = artifact
 
     @classmethod
     def open(
@@ -55,7 +62,7 @@ class Segmenter:
         backend = open_backend(artifact, device, runtime)
         manifest = artifact.manifest
         chosen = manifest.threshold if threshold is None else threshold
-        return cls(backend, manifest.preprocess, chosen)
+        return cls(backend, manifest.preprocess, chosen, artifact)
 
     @property
     def info(self) -> BackendInfo:

@@ -1,0 +1,79 @@
+"""What the bench's tests are made of: a clock that is wound by hand, photos, a tiny model."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from flowerseg.artifact import Batch, Kind, Manifest, Precision, Proof, publish
+from flowerseg.images import write_jpeg, write_png
+from flowerseg.preprocess import Preprocess
+
+SIZE_HW = (32, 32)
+
+
+@pytest.fixture
+def tiny_onnx(tmp_path: Path) -> Path:
+    """A model that keeps the contract: how green a pixel is, is its probability."""
+    return write_tiny_onnx(tmp_path / "tiny.onnx", Proof("proved", "planted by a test"))
+
+
+@pytest.fixture
+def unproven_onnx(tmp_path: Path) -> Path:
+    """The same, never proved."""
+    return write_tiny_onnx(tmp_path / "unproven.onnx", None)
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Path:
+    """Six photos of different sizes."""
+    folder = tmp_path / "photos"
+    for i in range(6):
+        write_jpeg(folder / f"{i}.jpg", draw_photo(i))
+    return folder
+
+
+@pytest.fixture
+def labelled_folder(tmp_path: Path) -> Path:
+    """Photos whose green half is the flower, and masks that say so; some fall into `val`."""
+    root = tmp_path / "labelled"
+    for i in range(20):
+        rgb = draw_photo(i)
+        write_png(root / "photos" / f"flower{i}.png", rgb)
+        write_png(
+            root / "masks" / f"flower{i}.png", np.where(rgb[..., 1] >= 128, 255, 0).astype(np.uint8)
+        )
+    return root
+
+
+def write_tiny_onnx(path: Path, proof: Proof | None) -> Path:
+    height, width = SIZE_HW
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["images", "green"], ["foreground"], axis=3)],
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", height, width, 3])],
+        [helper.make_tensor_value_info("foreground", TensorProto.UINT8, ["batch", height, width])],
+        [helper.make_tensor("green", TensorProto.INT64, [], [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    manifest = Manifest(
+        kind=Kind.ONNX,
+        architecture="green",
+        precision=Precision.FP32,
+        preprocess=Preprocess(size_hw=SIZE_HW),
+        batch=Batch(1, 2, 4),
+        proof=proof,
+    )
+    publish(path, manifest, lambda temporary: onnx.save(model, str(temporary)))
+    return path
+
+
+def draw_photo(seed: int) -> np.ndarray:
+    """Left half red, right half green, a multiple of the frame's size."""
+    height, width = 64 + 32 * (seed % 2), 64
+    rgb = np.full((height, width, 3), 40 + seed, np.uint8)
+    rgb[:, : width // 2, 0] = 220
+    rgb[:, width // 2 :, 1] = 220
+    return rgb

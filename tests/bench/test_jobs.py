@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+from flowerseg_bench.boundaries import Boundary
+from flowerseg_bench.jobs import FolderJob, StepJob, Turn, interleaved, wall_ms_of
+from flowerseg_bench.timing import Budget, Laps, WarmUp, WarmUpRule
+
+from flowerseg.backends.null import NullBackend
+from flowerseg.errors import DataError
+from flowerseg.preprocess import Preprocess
+from flowerseg.segmenter import Segmenter
+
+SIZE_HW = (32, 32)
+
+
+class LoggingJob:
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name = name
+        self.log = log
+
+    def warm_up(self) -> WarmUp:
+        self.log.append(f"warm {self.name}")
+        return WarmUp(1, 1.0, True)
+
+    def take_turn(self, index: int, rounds: int) -> Turn:
+        self.log.append(f"{self.name}{index}")
+        return Turn(Laps(((1.0,),), 1.0), 1)
+
+
+def test_rows_are_warm_before_they_take_turns() -> None:
+    log: list[str] = []
+
+    interleaved([LoggingJob("A", log), LoggingJob("B", log)], rounds=3)
+
+    assert log == ["warm A", "warm B", "A0", "B0", "A1", "B1", "A2", "B2"]
+
+
+def test_every_row_begins_a_round_at_the_same_photo_and_its_first_run_is_not_counted() -> None:
+    seen: list[int] = []
+
+    def step(index: int) -> tuple[float, ...]:
+        seen.append(index)
+        return (1.0,)
+
+    budget = Budget(for_s=0.0, at_least=2)
+    job = StepJob(step, 40, 1, WarmUpRule(), budget, lambda: 0.0)
+
+    turns = [job.take_turn(index, rounds=4) for index in range(4)]
+
+    assert seen == [0, 1, 2, 10, 11, 12, 20, 21, 22, 30, 31, 32]
+    assert [turn.images for turn in turns] == [2, 2, 2, 2]
+
+
+def test_throughput_of_the_engine_leaves_out_what_lies_between_its_runs() -> None:
+    turn = Turn(Laps(((0.25, 0.25), (0.5, 0.0)), wall_s=7.0), images=2)
+
+    assert wall_ms_of(turn, Boundary.ENGINE) == 1000.0
+    assert wall_ms_of(turn, Boundary.TRANSFERS) == 7000.0
+
+
+def test_a_folder_is_segmented_by_predict_and_nothing_of_it_is_left(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    ticks = iter(range(1000))
+    work = tmp_path / "work"
+    segmenter = Segmenter(NullBackend(SIZE_HW), Preprocess(size_hw=SIZE_HW))
+    photos = sorted(photo_folder.iterdir())
+    job = FolderJob(segmenter, photos, work, 2, Budget(for_s=1.5), lambda: float(next(ticks)))
+
+    warm = job.warm_up()  # 8 photos in one tick: 12 fit into a round
+    turn = job.take_turn(0, rounds=4)
+
+    assert (warm.runs, warm.wall_ms, warm.is_stable) == (1, 1000.0, None)
+    assert (turn.images, turn.laps.wall_s) == (12, 1.0)
+    assert list(work.iterdir()) == []
+
+
+def test_a_photo_that_fails_stops_the_measurement(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no photo")
+    segmenter = Segmenter(NullBackend(SIZE_HW), Preprocess(size_hw=SIZE_HW))
+    job = FolderJob(segmenter, [bad], tmp_path / "work", 1, Budget(for_s=1.0), lambda: 0.0)
+
+    with pytest.raises(DataError, match="could not be segmented"):
+        job.warm_up()

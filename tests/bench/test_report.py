@@ -1,0 +1,123 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from flowerseg_bench.boundaries import Boundary
+from flowerseg_bench.report import FILES, terminal, write_report
+from flowerseg_bench.results import Results, Scenario
+from flowerseg_bench.suite import Plan, run_suite
+from flowerseg_bench.tables import number
+from rich.console import Console
+
+FETCHING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action"}
+
+
+class Page(HTMLParser):
+    """Text and the addresses that a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in FETCHING]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data.strip())
+
+
+@pytest.fixture
+def report(tiny_onnx: Path, labelled_folder: Path, tmp_path: Path) -> tuple[Results, Path]:
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    plan = Plan(
+        (tiny_onnx,), data=labelled_folder, batches=(1, 2), seconds=0.04, runtimes=("onnxruntime",)
+    )
+    results = run_suite(plan, out, work)
+    write_report(results, out)
+    return results, out
+
+
+def test_page_table_and_summary_show_the_numbers_of_results_json(
+    report: tuple[Results, Path],
+) -> None:
+    _, out = report
+    page = Page()
+    page.feed((out / "report.html").read_text())
+    cells = {text.removesuffix("†") for text in page.text}
+    summary = (out / "summary.md").read_text()
+
+    measurements = json.loads((out / "results.json").read_text())["measurements"]
+
+    for item in measurements:
+        if item["throughput"]:
+            shown = number(item["throughput"]["images_per_s"])
+        else:
+            shown = number(item["latency"]["median_ms"])
+        assert shown in cells
+        assert shown in summary
+
+
+def test_page_opens_without_a_network(report: tuple[Results, Path]) -> None:
+    _, out = report
+    text = (out / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+
+    assert "://" not in text
+    assert "@import" not in text
+    assert all(address.startswith("#") for address in page.addresses)
+    assert not re.search(r"url\((?!#)", text)
+    assert not page.tags & {"script", "link", "img", "iframe"}
+
+
+def test_plots_take_their_colours_from_the_page(report: tuple[Results, Path]) -> None:
+    _, out = report
+    plots = re.findall(r"<svg.*?</svg>", (out / "report.html").read_text(), re.DOTALL)
+
+    assert len(plots) == 8  # latency and throughput at three boundaries, stages, speed and IoU
+    for plot in plots:
+        assert "var(--ink)" in plot or "var(--muted)" in plot
+        assert not re.search(r"#0[1-6]0[0-9]0[0-9]", plot)
+        assert "#000000" not in plot
+
+
+def test_doubts_stand_beside_the_numbers(report: tuple[Results, Path]) -> None:
+    results, out = report
+    item = results.find(0, Boundary.ENGINE, Scenario.LATENCY, 1)
+    assert item is not None
+    assert item.doubts  # a Gather of 32 x 32 pixels takes no longer than the harness
+
+    for name in ("summary.md", "report.html"):
+        assert item.doubts[0].split(":")[0] in (out / name).read_text()
+
+
+def test_terminal_shows_speed_and_iou_in_the_same_row(report: tuple[Results, Path]) -> None:
+    results, _ = report
+    console = Console(width=200, record=True, file=(Path("/dev/null")).open("w"))
+
+    console.print(terminal(results))
+
+    text = console.export_text()
+    (line, *_) = [line for line in text.splitlines() if "tiny.onnx · onnxruntime" in line]
+    assert f"{results.rows[0].quality.flower_iou:.4f}" in line
+    assert "not measured" in line  # there is no reference to agree with
+
+
+def test_all_three_files_are_written(report: tuple[Results, Path]) -> None:
+    _, out = report
+
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.00123, "0.001"), (0.5, "0.500"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234")],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert number(value) == text

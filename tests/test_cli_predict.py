@@ -1,0 +1,199 @@
+"""`flowerseg-predict` with a real ONNX file, whose flower is the green channel."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
+
+from flowerseg.artifact import Batch, Kind, Manifest, Precision, Proof, manifest_path, publish
+from flowerseg.cli.predict import predict
+from flowerseg.files import sha256_of
+from flowerseg.images import read_mask_colours, write_jpeg, write_png
+from flowerseg.preprocess import Preprocess
+
+SIDE = 32
+PROVED = Proof(status="proved", how="test")
+
+
+def _green_channel_onnx() -> onnx.ModelProto:
+    """The contract with a network of one node: `foreground` is channel 1 of `images`."""
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIDE, SIDE, 3])
+    foreground = helper.make_tensor_value_info(
+        "foreground", TensorProto.UINT8, ["batch", SIDE, SIDE]
+    )
+    gather = helper.make_node("Gather", ["images", "green"], ["foreground"], axis=3)
+    green = numpy_helper.from_array(np.array(1, np.int64), "green")
+    graph = helper.make_graph([gather], "green", [images], [foreground], [green])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def _publish(path: Path, proof: Proof | None) -> Path:
+    manifest = Manifest(
+        kind=Kind.ONNX,
+        architecture="green",
+        precision=Precision.FP32,
+        preprocess=Preprocess((SIDE, SIDE)),
+        batch=Batch(1, 2, 4),
+        proof=proof,
+    )
+    publish(path, manifest, lambda file: onnx.save(_green_channel_onnx(), str(file)))
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return _publish(tmp_path / "green.onnx", PROVED)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five photos: the upper half of each is green."""
+    rgb = np.zeros((2 * SIDE, SIDE, 3), np.uint8)
+    rgb[:SIDE, :, 1] = 255
+    for i in range(5):
+        write_png(tmp_path / "photos/sub" / f"{i}.png", rgb)
+    return tmp_path / "photos"
+
+
+def _predict(folder: Path, model: Path, *options: str) -> Result:
+    out = folder.parent / "out"
+    arguments = [str(folder), "--model", str(model), "--out", str(out), "--device", "cpu"]
+    return CliRunner().invoke(predict, [*arguments, *options])
+
+
+def test_folder_is_segmented(photos: Path, model: Path) -> None:
+    result = _predict(photos, model)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("5 of 5 photos segmented, 0 failed; 0 other files")
+    first = result.stderr.splitlines()[0]
+    assert first.startswith("onnxruntime")
+    assert "fp32, 32 x 32: 5 photos, batch 4, " in first
+    for i in range(5):
+        mask = read_mask_colours(photos.parent / f"out/masks/sub/{i}.png.png")[..., 0]
+        assert mask.shape == (2 * SIDE, SIDE)
+        assert (mask[:SIDE] == 255).all()
+        assert not mask[SIDE:].any()
+
+
+def test_json_is_what_run_json_says_and_names_the_model(photos: Path, model: Path) -> None:
+    result = _predict(photos, model, "--json", "--batch", "3", "--threshold", "0.25")
+    run = json.loads(result.stdout)
+    assert run == json.loads((photos.parent / "out/run.json").read_text())
+    assert run["model"] == {"kind": "onnx", "name": "green.onnx", "sha256": sha256_of(model)}
+    assert (run["batch"], run["threshold"], run["counts"]["ok"]) == (3, 0.25, 5)
+
+
+def test_progress_off_a_terminal_is_plain_lines_of_tenths(photos: Path, model: Path) -> None:
+    rgb = np.zeros((40, 40, 3), np.uint8)
+    for i in range(45):
+        write_jpeg(photos / f"{i}.jpg", rgb)
+    stderr = _predict(photos, model).stderr
+    assert "\x1b" not in stderr
+    assert stderr.splitlines()[1:] == [f"{n} of 50 photos, 0 failed" for n in range(5, 51, 5)]
+
+
+def test_bad_photos_are_listed_and_the_exit_code_is_1(photos: Path, model: Path) -> None:
+    for i in range(23):
+        (photos / f"bad {i:02}.jpg").write_text("no photo")
+    result = _predict(photos, model)
+    assert result.exit_code == 1
+    assert "5 of 28 photos segmented, 23 failed" in result.stdout
+    lines = result.stderr.splitlines()
+    listed = lines[lines.index("Failed photos (23):") + 1 :]
+    assert len(listed) == 21
+    assert listed[0].startswith(f"  {photos}/bad 00.jpg: is not an image")
+    assert listed[-1] == f"  and 3 more, in {photos.parent / 'out/results.csv'}"
+    assert len(list((photos.parent / "out/masks").rglob("*.png"))) == 5
+
+
+def test_save_writes_what_it_names(photos: Path, model: Path) -> None:
+    assert _predict(photos, model, "--save", "overlay, cutout").exit_code == 0
+    assert sorted(path.name for path in (photos.parent / "out").iterdir()) == [
+        "cutouts",
+        "overlays",
+        "results.csv",
+        "run.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch", "5"], "a batch of 5; this model takes at most 4"),
+        (["--batch", "0"], "0 is not in the range"),
+        (["--save", "mask,poster"], "'poster' is not one of mask, overlay, cutout"),
+        (["--save", ""], "'' is not one of"),
+        (["--threshold", "1"], "1.0 is not in the range"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_writes_nothing(
+    photos: Path, model: Path, options: list[str], message: str
+) -> None:
+    result = _predict(photos, model, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (photos.parent / "out").exists()
+
+
+def test_folder_without_photos_is_exit_1_without_traceback(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    result = _predict(tmp_path / "photos", model)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {tmp_path}/photos: no photos in it")
+    assert not (tmp_path / "out").exists()
+
+
+def _without_manifest(model: Path) -> None:
+    manifest_path(model).unlink()
+
+
+def _changed(model: Path) -> None:
+    model.write_bytes(model.read_bytes() + b"\0")
+
+
+def _unproven(model: Path) -> None:
+    _publish(model, None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_without_manifest, "the manifest is missing"),
+        (_changed, "not the one its manifest describes"),
+        (_unproven, "never run"),
+        (Path.unlink, "no such model file"),
+    ],
+)
+def test_wrong_model_is_exit_1_and_writes_nothing(
+    photos: Path, model: Path, spoil: object, message: str
+) -> None:
+    assert callable(spoil)
+    spoil(model)
+    result = _predict(photos, model)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert not (photos.parent / "out").exists()
+
+
+def test_unproven_model_runs_when_asked(photos: Path, model: Path) -> None:
+    _unproven(model)
+    assert _predict(photos, model, "--unproven").exit_code == 0
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from flowerseg.cli.predict import predict\n"
+        "try: predict(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'onnxruntime', 'cv2', 'numpy'} & set(sys.modules)))\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "--threshold" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == "[]"

@@ -41,6 +41,9 @@ Trainable = Literal["head", "classifier", "all"]
 VAL_BATCH = 8
 WEIGHT_DECAY = 1e-4
 PANELS = 6
+# torchvision's MobileNetV3 has 0.01, meant for the long epochs of ImageNet: with 26 steps an epoch
+# the running statistics trail the weights so far that the first ten epochs validate as empty masks.
+BN_MOMENTUM = 0.1
 _MAX_VALIDATIONS = 20  # a validation costs a fifth of an epoch on two cores
 
 
@@ -161,7 +164,7 @@ def train(
 
 
 def set_trainable(network: FlowerNet, trainable: Trainable) -> None:
-    """Freeze everything but the chosen part."""
+    """Freeze everything but the chosen part, whose BatchNorms follow at `BN_MOMENTUM`."""
     parts: dict[Trainable, nn.Module] = {
         "head": network.head,
         "classifier": network.classifier,
@@ -169,6 +172,9 @@ def set_trainable(network: FlowerNet, trainable: Trainable) -> None:
     }
     network.requires_grad_(False)
     parts[trainable].requires_grad_(True)
+    for module in parts[trainable].modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = BN_MOMENTUM
 
 
 def train_mode(network: FlowerNet) -> None:

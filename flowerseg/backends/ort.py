@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU and, through IO binding, on CUDA."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ class OrtCpuBackend:
     """A session on the CPU provider."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self._session = _session(artifact, [("CPUExecutionProvider", {})])
+        self._session = _session(
+            str(artifact.path), str(artifact.path), [("CPUExecutionProvider", {})]
+        )
         self.info = _info(artifact, "cpu")
 
     def upload(self, images: Images) -> None:
@@ -63,7 +66,9 @@ class OrtCudaBackend:
             "device_id": self._device.index,
             "user_compute_stream": str(self._stream.cuda_stream),
         }
-        self._session = _session(artifact, [("CUDAExecutionProvider", options)])
+        self._session = _session(
+            str(artifact.path), str(artifact.path), [("CUDAExecutionProvider", options)]
+        )
         self._batch = DeviceBatch(device)
         self.info = _info(artifact, device)
 
@@ -100,7 +105,7 @@ class OrtCudaBackend:
         self._session = None
 
 
-def _session(artifact: Artifact, providers: list[tuple[str, dict[str, Any]]]) -> Any:
+def _session(model: str | bytes, name: str, providers: list[tuple[str, dict[str, Any]]]) -> Any:
     """A session that runs on the provider asked for, or an error: ONNX Runtime itself falls back
     to the CPU without an exception."""
     try:
@@ -110,14 +115,13 @@ def _session(artifact: Artifact, providers: list[tuple[str, dict[str, Any]]]) ->
     wanted = providers[0][0]
     if wanted != "CPUExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries that torch's wheels brought
+    source = str(model) if isinstance(model, Path) else model
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: a failed provider is reported below
     try:
-        session = onnxruntime.InferenceSession(
-            str(artifact.path), sess_options=options, providers=providers
-        )
+        session = onnxruntime.InferenceSession(source, sess_options=options, providers=providers)
     except Exception as error:  # pybind exceptions of many types, all of them "cannot load"
-        raise ArtifactError(f"{artifact.path}: ONNX Runtime refuses it: {error}") from error
+        raise ArtifactError(f"{model!s:.200}: ONNX Runtime refuses it: {error}") from error
     if session.get_providers()[0] != wanted:
         raise BackendUnavailable(
             f"ONNX Runtime {onnxruntime.__version__} runs {session.get_providers()}, not {wanted}: "
@@ -139,3 +143,30 @@ def _info(artifact: Artifact, device: str) -> BackendInfo:
         size_hw=manifest.preprocess.size_hw,
         max_batch=manifest.batch.max if manifest.batch else None,
     )
+
+
+def try_provider(device: str) -> str:
+    """Run a graph of one node on `cpu` or `cuda`, and say what ran it.
+
+    Raises:
+        BackendUnavailable: ONNX Runtime or the provider does not load.
+    """
+    import onnx
+    import onnxruntime
+
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "probe",
+        [value("x", onnx.TensorProto.FLOAT, [1])],
+        [value("y", onnx.TensorProto.FLOAT, [1])],
+    )
+    model = onnx.helper.make_model(
+        graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)]
+    )
+    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    session = _session(model.SerializeToString(), [(provider, {})])
+    (answer,) = session.run(None, {"x": np.array([-1.0], np.float32)})
+    if answer[0] != 0:
+        raise BackendUnavailable(f"ONNX Runtime computed Relu(-1) = {answer[0]} on {device}.")
+    return f"{onnxruntime.__version__}, {session.get_providers()[0]} loads and computes"

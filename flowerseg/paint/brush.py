@@ -238,6 +238,6 @@ def _spline_taps(
     """First knot (length,) and weights (4, length) of a cubic B-spline: noise without a grid."""
     place = np.arange(length) / step + phase
     first = place.astype(np.intp)
-    t = place - first
+    t = np.asarray(place - first, np.float32)
     weights = [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (t + t**2 - t**3) + 1, t**3]
-    return first, np.asarray(weights, np.float32) / 6
+    return first, np.asarray(weights, np.float32) / np.float32(6)

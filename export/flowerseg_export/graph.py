@@ -17,6 +17,7 @@ OPSET = 20  # TensorRT 10.12 to 11 and RTX, ONNX Runtime 1.22 and OpenVINO 2025 
 # A batch of one would be taken for a constant by the exporter.
 _EXAMPLE_BATCH = 2
 _LARGEST_BATCH = 4096
+_DYNAMIC_SHAPES = {"images": {0: torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)}}
 
 
 def onnx_from_network(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
@@ -25,12 +26,13 @@ def onnx_from_network(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
     Raises:
         ExportError: PyTorch's exporter or the checker of ONNX refuses.
     """
-    program = exported_program(network, size_hw)
     try:
         with _quiet_exporter():
             exported = torch.onnx.export(
-                program,
+                Deployable(network).eval(),
+                (_example(network, size_hw),),
                 dynamo=True,
+                dynamic_shapes=_DYNAMIC_SHAPES,
                 opset_version=OPSET,
                 input_names=["images"],
                 output_names=["foreground"],
@@ -48,12 +50,10 @@ def onnx_from_network(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
 
 def exported_program(network: FlowerNet, size_hw: SizeHW) -> torch.export.ExportedProgram:
     """The deployable network as one traced program with a dynamic batch."""
-    height, width = size_hw
-    device = network.mean.device
-    example = torch.zeros(_EXAMPLE_BATCH, height, width, 3, dtype=torch.uint8, device=device)
-    batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
     return torch.export.export(
-        Deployable(network).eval(), (example,), dynamic_shapes={"images": {0: batch}}
+        Deployable(network).eval(),
+        (_example(network, size_hw),),
+        dynamic_shapes=_DYNAMIC_SHAPES,
     )
 
 
@@ -82,6 +82,11 @@ def set_metadata(model: onnx.ModelProto, entries: dict[str, str]) -> None:
     del model.metadata_props[:]
     for key, value in entries.items():
         model.metadata_props.add(key=key, value=value)
+
+
+def _example(network: FlowerNet, size_hw: SizeHW) -> torch.Tensor:
+    shape = (_EXAMPLE_BATCH, *size_hw, 3)
+    return torch.zeros(shape, dtype=torch.uint8, device=network.mean.device)
 
 
 def _described(value: onnx.ValueInfoProto) -> str:

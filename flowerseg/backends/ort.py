@@ -105,7 +105,7 @@ class OrtCudaBackend:
         self._session = None
 
 
-def _session(model: str | bytes, name: str, providers: list[tuple[str, dict[str, Any]]]) -> Any:
+def _session(model: Path | bytes, providers: list[tuple[str, dict[str, Any]]]) -> Any:
     """A session that runs on the provider asked for, or an error: ONNX Runtime itself falls back
     to the CPU without an exception."""
     try:

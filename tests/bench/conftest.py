@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from flowerseg_bench.results import Results
+from flowerseg_bench.suite import Plan, run_suite
 from onnx import TensorProto, helper
 
 from flowerseg.artifact import Batch, Kind, Manifest, Precision, Proof, publish
@@ -26,6 +28,23 @@ def unproven_onnx(tmp_path: Path) -> Path:
     return write_tiny_onnx(tmp_path / "unproven.onnx", None)
 
 
+@pytest.fixture(scope="session")
+def tiny_results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The tiny model measured for a moment, with labels and without a reference."""
+    root = tmp_path_factory.mktemp("bench")
+    model = write_tiny_onnx(root / "tiny.onnx", Proof("proved", "planted by a test"))
+    plan = Plan(
+        models=(model,),
+        data=write_labelled(root / "labelled"),
+        batches=(1, 2),
+        seconds=0.02,
+        runtimes=("onnxruntime",),
+        rounds=2,
+    )
+    (root / "work").mkdir()
+    return run_suite(plan, root / "out", root / "work")
+
+
 @pytest.fixture
 def photo_folder(tmp_path: Path) -> Path:
     """Six photos of different sizes."""
@@ -35,16 +54,13 @@ def photo_folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def labelled_folder(tmp_path: Path) -> Path:
+def write_labelled(root: Path) -> Path:
     """Photos whose green half is the flower, and masks that say so; some fall into `val`."""
-    root = tmp_path / "labelled"
     for i in range(20):
         rgb = draw_photo(i)
+        mask = np.where(rgb[..., 1] >= 128, 255, 0).astype(np.uint8)
         write_png(root / "photos" / f"flower{i}.png", rgb)
-        write_png(
-            root / "masks" / f"flower{i}.png", np.where(rgb[..., 1] >= 128, 255, 0).astype(np.uint8)
-        )
+        write_png(root / "masks" / f"flower{i}.png", mask)
     return root
 
 

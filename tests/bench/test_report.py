@@ -1,3 +1,4 @@
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -7,7 +8,6 @@ import pytest
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.report import FILES, terminal, write_report
 from flowerseg_bench.results import Results, Scenario
-from flowerseg_bench.suite import Plan, run_suite
 from flowerseg_bench.tables import number
 from rich.console import Console
 
@@ -31,16 +31,11 @@ class Page(HTMLParser):
         self.text.append(data.strip())
 
 
-@pytest.fixture
-def report(tiny_onnx: Path, labelled_folder: Path, tmp_path: Path) -> tuple[Results, Path]:
-    work, out = tmp_path / "work", tmp_path / "out"
-    work.mkdir()
-    plan = Plan(
-        (tiny_onnx,), data=labelled_folder, batches=(1, 2), seconds=0.04, runtimes=("onnxruntime",)
-    )
-    results = run_suite(plan, out, work)
-    write_report(results, out)
-    return results, out
+@pytest.fixture(scope="module")
+def report(tiny_results: Results, tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
+    out = tmp_path_factory.mktemp("report")
+    write_report(tiny_results, out)
+    return tiny_results, out
 
 
 def test_page_table_and_summary_show_the_numbers_of_results_json(
@@ -99,7 +94,7 @@ def test_doubts_stand_beside_the_numbers(report: tuple[Results, Path]) -> None:
 
 def test_terminal_shows_speed_and_iou_in_the_same_row(report: tuple[Results, Path]) -> None:
     results, _ = report
-    console = Console(width=200, record=True, file=(Path("/dev/null")).open("w"))
+    console = Console(width=200, record=True, file=io.StringIO())
 
     console.print(terminal(results))
 

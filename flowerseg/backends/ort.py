@@ -31,9 +31,7 @@ class OrtCpuBackend:
     """A session on the CPU provider."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self._session = _session(
-            str(artifact.path), str(artifact.path), [("CPUExecutionProvider", {})]
-        )
+        self._session = _session(artifact.path, [("CPUExecutionProvider", {})])
         self.info = _info(artifact, "cpu")
 
     def upload(self, images: Images) -> None:
@@ -66,9 +64,7 @@ class OrtCudaBackend:
             "device_id": self._device.index,
             "user_compute_stream": str(self._stream.cuda_stream),
         }
-        self._session = _session(
-            str(artifact.path), str(artifact.path), [("CUDAExecutionProvider", options)]
-        )
+        self._session = _session(artifact.path, [("CUDAExecutionProvider", options)])
         self._batch = DeviceBatch(device)
         self.info = _info(artifact, device)
 

@@ -17,7 +17,7 @@ _INVENTED_RGB = (60, 120, 255)  # background that the mask takes for flower
 
 
 def panel(rgb: Rgb, labels: Labels, mask: Mask) -> Rgb:
-    """Photo, truth (void grey), overlay and errors side by side, PANEL_HEIGHT pixels high.
+    """Photo, truth (void grey), mask, overlay and errors side by side, PANEL_HEIGHT pixels high.
 
     Errors: red was missed, blue was invented.
     """
@@ -28,7 +28,8 @@ def panel(rgb: Rgb, labels: Labels, mask: Mask) -> Rgb:
     errors[(labels == FLOWER) & ~mask] = _MISSED_RGB
     errors[(labels != FLOWER) & (labels != VOID) & mask] = _INVENTED_RGB
     width = max(1, round(PANEL_HEIGHT * rgb.shape[1] / rgb.shape[0]))
-    columns = (rgb, truth, overlay(rgb, mask), errors)
+    shown = np.repeat(np.where(mask, np.uint8(255), np.uint8(0))[..., None], 3, axis=2)
+    columns = (rgb, truth, shown, overlay(rgb, mask), errors)
     return np.hstack([resize_area(column, (PANEL_HEIGHT, width)) for column in columns])
 
 

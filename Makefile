@@ -1,0 +1,47 @@
+# make demo   the whole chain, ending with demo/report.html
+# make test   the tests                make check   formatting, lint, types, layers, spelling
+# make setup  only .venv               make gpu     what needs a CUDA GPU: tests and benches
+# make clean  everything that was made
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
+  $(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+BIN := .venv/bin
+READY := .venv/.ready
+# A source tree without an installation serves too: GPU machines often bring their own torch.
+GPU_PYTHON ?= $(if $(wildcard $(READY)),$(BIN)/python,python3)
+GPU_RUN := PYTHONPATH=.:export:bench $(GPU_PYTHON) -m
+GPU_RESULTS ?= bench/results/$(shell nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null \
+  | head -n 1 | tr 'A-Z ' 'a-z-')-$(shell date +%F)
+
+.PHONY: setup demo test check gpu clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: apt install python3" >&2; exit 1; }
+	$(PYTHON) -m venv .venv || { echo "The venv module is needed: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[rtx,openvino]" --group dev
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/flowerseg-demo --out demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+gpu:
+	FLOWERSEG_REQUIRE=gpu $(GPU_RUN) pytest -m gpu tests
+	$(GPU_RUN) flowerseg demo --full --out demo
+	$(GPU_RUN) flowerseg bench demo/run/best.pt $$(ls demo/models/*.onnx demo/models/*.engine 2>/dev/null) \
+	  --unproven --photos demo/photos --data "$${FLOWERSEG_DATA:-demo/painted}" --batch 1,8,64 --out $(GPU_RESULTS)
+
+clean:
+	rm -rf .venv demo dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

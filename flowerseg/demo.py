@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from flowerseg.artifact import versions_here
 from flowerseg.data import open_photos
@@ -158,7 +158,7 @@ def _steps(data: Path, photos: Path, out: Path, scale: Scale, say: Say) -> list[
     epochs = max(2, round(scale.training_steps * TRAIN_BATCH / train_photos))
     train = (
         f"train --data {data} --arch deeplabv3_mobilenet_v3_large --weights none --trainable all "
-        f"--epochs {epochs} --batch-size {TRAIN_BATCH} --size {scale.size} --out {run}"
+        f"--epochs {epochs} --batch-size {TRAIN_BATCH} --size {scale.size} --out {run} --force"
     )
     bench = (
         f"bench {best} {fp32} {fp16} --photos {photos} --data {data} --batch 8 "
@@ -261,7 +261,10 @@ def _bench_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def render_report(source: Source, steps: Sequence[Step], summary: Summary, out: Path) -> str:
     """One HTML page that needs no other file and no network."""
     environment = Environment(
-        loader=PackageLoader("flowerseg"), autoescape=select_autoescape(), trim_blocks=True
+        loader=PackageLoader("flowerseg"),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        undefined=StrictUndefined,
     )
     environment.filters["data_url"] = _data_url
     results = steps[5].result

@@ -80,6 +80,7 @@ class TrainConfig:
     preprocess: Preprocess = dataclasses.field(default_factory=Preprocess)
     device: str = "auto"
     seed: int = 0
+    force: bool = False  # replace a run that is already in `out`
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2 or not 0 < self.lr < 1:
@@ -145,8 +146,10 @@ def train(
 
     Raises:
         DataError, ImageError: the data cannot be used; nothing has been written.
-        TrainingError: too few photos, no weights, or a loss that is not finite (best.pt is kept).
+        TrainingError: `out` holds a run, there are too few photos or no weights, or the loss is
+            not finite (best.pt is kept).
     """
+    _refuse_existing(config)
     torch.manual_seed(config.seed)
     device = resolve_device(config.device)
     train_set = open_photos(config.data, config.train_split)
@@ -352,6 +355,13 @@ def rebuild_command(config: TrainConfig) -> str:
         f"--size {config.preprocess.size_hw[0]} --train-split {config.train_split} "
         f"--val-split {config.val_split} --seed {config.seed} --out {config.out}"
     )
+
+
+def _refuse_existing(config: TrainConfig) -> None:
+    if (config.out / "best.pt").exists() and not config.force:
+        raise TrainingError(
+            f"{config.out} holds a trained network (best.pt). Choose another --out, or say --force."
+        )
 
 
 def _loader(frames: TrainingFrames, config: TrainConfig) -> DataLoader[tuple[Tensor, Tensor]]:

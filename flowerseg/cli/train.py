@@ -60,6 +60,7 @@ ARCHITECTURES = ["deeplabv3_resnet101", "deeplabv3_resnet50", "deeplabv3_mobilen
 @click.option("--train-split", default="train", show_default=True, help="trn1 in Oxford 17.")
 @click.option("--val-split", default="val", show_default=True, help="val1 in Oxford 17.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--force", is_flag=True, help="Replace a run that is already in --out.")
 @device_option
 @json_option
 def train(
@@ -75,6 +76,7 @@ def train(
     train_split: str,
     val_split: str,
     seed: int,
+    force: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -106,6 +108,7 @@ def train(
         preprocess=Preprocess(size_hw=(size, size)),
         device=device,
         seed=seed,
+        force=force,
     )
     with _TrainProgress(config.epochs) as progress:
         report = run(config, progress.on_step, progress.on_epoch)

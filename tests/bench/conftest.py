@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from flowerseg_bench.results import Results
-from flowerseg_bench.suite import Plan, run_suite
 from onnx import TensorProto, helper
 
 from flowerseg.artifact import Batch, Kind, Manifest, Precision, Proof, publish
 from flowerseg.images import write_jpeg, write_png
 from flowerseg.preprocess import Preprocess
+from flowerseg_bench.results import Results
+from flowerseg_bench.suite import Plan, run_suite
 
 SIZE_HW = (32, 32)
 

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flowerseg_bench.boundaries import STAGES, Boundary, engine_step, file_step, transfers_step
 
 from flowerseg.arrays import Foreground, Images
 from flowerseg.backends.null import NullBackend
 from flowerseg.images import read_mask_colours, read_rgb
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
+from flowerseg_bench.boundaries import STAGES, Boundary, engine_step, file_step, transfers_step
 
 SIZE_HW = (32, 32)
 BATCHES = [np.zeros((2, *SIZE_HW, 3), np.uint8), np.ones((2, *SIZE_HW, 3), np.uint8)]

@@ -1,14 +1,14 @@
 from pathlib import Path
 
 import pytest
-from flowerseg_bench.boundaries import Boundary
-from flowerseg_bench.jobs import FolderJob, StepJob, Turn, interleaved, wall_ms_of
-from flowerseg_bench.timing import Budget, Laps, WarmUp, WarmUpRule
 
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import DataError
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
+from flowerseg_bench.boundaries import Boundary
+from flowerseg_bench.jobs import FolderJob, StepJob, Turn, interleaved, wall_ms_of
+from flowerseg_bench.timing import Budget, Laps, WarmUp, WarmUpRule
 
 SIZE_HW = (32, 32)
 

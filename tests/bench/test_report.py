@@ -5,11 +5,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.report import FILES, terminal, write_report
 from flowerseg_bench.results import Results, Scenario
 from flowerseg_bench.tables import number
-from rich.console import Console
 
 FETCHING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action"}
 
@@ -96,12 +97,27 @@ def test_terminal_shows_speed_and_iou_in_the_same_row(report: tuple[Results, Pat
     results, _ = report
     console = Console(width=200, record=True, file=io.StringIO())
 
-    console.print(terminal(results))
+    console.print(terminal(results, 200))
 
     text = console.export_text()
     (line, *_) = [line for line in text.splitlines() if "tiny.onnx · onnxruntime" in line]
     assert f"{results.rows[0].quality.flower_iou:.4f}" in line
     assert "not measured" in line  # there is no reference to agree with
+
+
+def test_a_narrow_terminal_loses_columns_but_no_digits(report: tuple[Results, Path]) -> None:
+    results, _ = report
+    item = results.find(0, Boundary.FILE, Scenario.THROUGHPUT, 2)
+    assert item is not None
+    assert item.throughput is not None
+    console = Console(width=80, record=True, file=io.StringIO())
+
+    console.print(terminal(results, 80))
+
+    text = console.export_text()
+    assert number(item.throughput.images_per_s) in text
+    assert "tiny.onnx" in text
+    assert "…" not in text
 
 
 def test_all_three_files_are_written(report: tuple[Results, Path]) -> None:
@@ -112,7 +128,16 @@ def test_all_three_files_are_written(report: tuple[Results, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.00123, "0.001"), (0.5, "0.500"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234")],
+    [
+        (0.0002, "0.0002"),
+        (0.0162, "0.016"),
+        (0.0, "0"),
+        (0.5, "0.500"),
+        (1.234, "1.23"),
+        (12.34, "12.3"),
+        (1234.5, "1234"),
+        (4.5e7, "45.0 M"),
+    ],
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert number(value) == text

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from flowerseg_bench.stats import latency, percentile, ratio, throughput, variation
 from scipy import stats as scipy_stats
+
+from flowerseg_bench.stats import latency, percentile, ratio, throughput, variation
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 0.99])

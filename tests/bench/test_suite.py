@@ -4,14 +4,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from flowerseg.errors import ArtifactError, BackendUnavailable
+from flowerseg.preprocess import Preprocess
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.ratios import why_not_comparable
 from flowerseg_bench.results import Results, Scenario
 from flowerseg_bench.rows import null_row, open_rows, wanted_rows
 from flowerseg_bench.suite import Plan, cells_of, run_suite
-
-from flowerseg.errors import ArtifactError, BackendUnavailable
-from flowerseg.preprocess import Preprocess
 
 
 def test_every_row_is_measured_at_every_boundary_in_both_scenarios(tiny_results: Results) -> None:

@@ -1,6 +1,7 @@
 import time
 
 import pytest
+
 from flowerseg_bench.timing import (
     Budget,
     WarmUpRule,

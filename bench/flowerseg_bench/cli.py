@@ -1,0 +1,156 @@
+"""`flowerseg-bench`: latency and throughput, with the worth of the masks in the same row."""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from flowerseg.cli.options import (
+    Command,
+    device_option,
+    json_option,
+    stderr_console,
+    unproven_option,
+)
+
+if TYPE_CHECKING:
+    from flowerseg_bench.results import Results
+    from flowerseg_bench.suite import Plan
+
+
+def parse_batches(
+    context: click.Context, parameter: click.Parameter, value: str
+) -> tuple[int, ...]:
+    """`1,8` -> (1, 8), sorted, each once."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{value!r} is not a list of batch sizes such as 1,8")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+@click.command(cls=Command)
+@click.argument(
+    "models",
+    metavar="MODEL...",
+    nargs=-1,
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+)
+@click.option(
+    "--photos",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of photos to time; without it, those of --data.",
+)
+@click.option(
+    "--data",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Labelled photos: gives the flower IoU of each row.",
+)
+@click.option("--split", default="val", show_default=True, help="Split of --data.")
+@click.option(
+    "--batch",
+    "batches",
+    default="1,8",
+    show_default=True,
+    metavar="N,N…",
+    callback=parse_batches,
+    help="Batch sizes for throughput.",
+)
+@click.option(
+    "--seconds",
+    default=3.0,
+    show_default=True,
+    metavar="S",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Time for each measurement of each row.",
+)
+@device_option
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    default=("auto",),
+    type=click.Choice(["auto", "onnxruntime", "openvino"]),
+    help="Runtime for .onnx files, may be repeated; auto (default) is every installed one.",
+)
+@click.option(
+    "--reference",
+    metavar="CHECKPOINT",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="What agreement is measured with; without it, the first .pt among the models.",
+)
+@unproven_option
+@json_option
+@click.option(
+    "--out",
+    metavar="DIR",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Gets results.json, summary.md and report.html.",
+)
+def bench(
+    models: tuple[Path, ...],
+    photos: Path | None,
+    data: Path | None,
+    split: str,
+    batches: tuple[int, ...],
+    seconds: float,
+    device: str,
+    runtimes: tuple[str, ...],
+    reference: Path | None,
+    unproven: bool,
+    as_json: bool,
+    out: Path,
+) -> None:
+    """Measure models at three boundaries, on real photos, with their IoU beside their speed.
+
+    A MODEL is a .pt, .onnx, .engine or .pt2 file with its manifest beside it. Rows take turns, and
+    ratios are against the first .pt, or the first model.
+    """
+    if photos is None and data is None:
+        raise click.UsageError("Give --photos DIR, --data DIR or both: zeros are not measured.")
+    from flowerseg_bench.report import FILES, terminal, write_report
+    from flowerseg_bench.suite import Plan
+
+    plan = Plan(
+        models=models,
+        photos=photos,
+        data=data,
+        split=split,
+        batches=batches,
+        seconds=seconds,
+        device=device,
+        runtimes=runtimes,
+        reference=reference,
+        allow_unproven=unproven,
+    )
+    results = _run(plan, out)
+    write_report(results, out)
+    if as_json:
+        click.echo(results.to_json(), nl=False)
+    else:
+        # A file has no width of its own; tables cut to 80 columns would lose their numbers.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+        console.print(terminal(results, console.width))
+    stderr_console().print(f"Written to {out}: {', '.join(FILES)}", soft_wrap=True)
+
+
+def _run(plan: "Plan", out: Path) -> "Results":
+    from flowerseg_bench.suite import run_suite
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=stderr_console(), transient=True) as progress:
+        task = progress.add_task("opening models, judging masks", total=None)
+
+        def show(next_up: str, done: int, total: int) -> None:
+            progress.update(task, description=next_up, completed=done, total=total)
+
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".bench-", dir=out) as work:
+            return run_suite(plan, out, Path(work), on_progress=show)

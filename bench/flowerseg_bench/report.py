@@ -1,0 +1,146 @@
+"""A result for people: the terminal's tables, summary.md and report.html, all of one object."""
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from flowerseg.files import write_text
+from flowerseg_bench import plots
+from flowerseg_bench.boundaries import STAGES, Boundary
+from flowerseg_bench.results import Results
+from flowerseg_bench.tables import (
+    MARK,
+    TITLES,
+    Table,
+    boundary_table,
+    conditions_table,
+    doubts_in_brief,
+    doubts_list,
+    headline,
+    missing_ratios,
+    models_table,
+    startup_table,
+)
+
+FILES = ("results.json", "summary.md", "report.html")
+
+
+def write_report(results: Results, out: Path) -> None:
+    """Write results.json, summary.md and report.html."""
+    for name, text in zip(
+        FILES, (results.to_json(), markdown(results), html(results)), strict=True
+    ):
+        write_text(out / name, text)
+
+
+def terminal(results: Results, width: int) -> RenderableType:
+    """The three boundaries in brief, with what is to be doubted, for so many columns."""
+    parts: list[RenderableType] = []
+    for boundary in TITLES:
+        parts.append(_rich(boundary_table(results, boundary), results, width))
+        parts += [Text(f"{MARK} {doubt}", "dim") for doubt in doubts_in_brief(results, boundary)]
+        parts.append(Text())
+    parts += [Text(f"{note}.".replace("..", ".")) for note in _notes(results)]
+    if best := headline(results):
+        parts.append(Text(f"Fastest proven: {best}.", "bold"))
+    return Group(*parts)
+
+
+def markdown(results: Results) -> str:
+    """The same tables in Markdown, with all columns."""
+    lines = ["# flowerseg-bench", ""]
+    if best := headline(results):
+        lines += [f"Fastest proven: {best}.", ""]
+    lines += [f"- {note}" for note in _notes(results)] + [""]
+    for boundary in TITLES:
+        lines += _markdown(boundary_table(results, boundary))
+        lines += [""] + [f"- {MARK} {doubt}" for doubt in doubts_in_brief(results, boundary)] + [""]
+    for table in (startup_table(results), models_table(results), conditions_table(results)):
+        lines += [*_markdown(table), ""]
+    lines.append("Every number is defined in bench/README.md; raw samples are in results.json.")
+    return "\n".join(lines) + "\n"
+
+
+def html(results: Results) -> str:
+    """One self-contained page: no script, nothing to fetch, light and dark."""
+    environment = Environment(
+        loader=PackageLoader("flowerseg_bench", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["svg"] = Markup
+    return environment.get_template("report.html.j2").render(
+        results=results,
+        headline=headline(results),
+        notes=_notes(results),
+        sections=[_section(results, boundary) for boundary in TITLES],
+        legend=[
+            (row.name, "muted" if row.is_null else f"s{index % plots.SERIES}")
+            for index, row in enumerate(results.rows)
+        ],
+        stages=[(name, f"t{i}") for i, name in enumerate(STAGES[Boundary.FILE])],
+        stages_plot=plots.stages_plot(results),
+        quality_plot=plots.quality_plot(results),
+        startup=startup_table(results),
+        models=models_table(results),
+        conditions=conditions_table(results),
+        mark=MARK,
+    )
+
+
+def _section(results: Results, boundary: Boundary) -> dict[str, object]:
+    return {
+        "boundary": str(boundary),
+        "table": boundary_table(results, boundary),
+        "doubts": doubts_list(results, boundary),
+        "latency": plots.latency_plot(results, boundary),
+        "throughput": plots.throughput_plot(results, boundary),
+    }
+
+
+def _notes(results: Results) -> list[str]:
+    unproven = [
+        f"{row.name} is not proven ({row.proof}): its masks may be wrong"
+        for row in results.rows
+        if row.is_unproven
+    ]
+    lacking = {row.quality.note for row in results.rows if row.quality.note and not row.is_null}
+    return [*unproven, *missing_ratios(results), *sorted(lacking), *results.notes]
+
+
+def _rich(table: Table, results: Results, width: int) -> RichTable:
+    shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    # A name is folded, a number never: half a number is another number.
+    shown.add_column("model · runtime\nproof", min_width=16, overflow="fold")
+    brief = [i for i, column in enumerate(table.columns) if column.is_brief and column.is_number]
+    speeds = [i for i in brief if table.columns[i].title.startswith("photos/s")]
+    fitting = max(1, (width - 72) // 11)
+    brief = [i for i in brief if i not in speeds[:-fitting]]
+    for place in brief:
+        title = table.columns[place].title.replace("photos/s, ", "photos/s ")
+        shown.add_column(title.replace(" ", "\n", 1), justify="right", no_wrap=True)
+    for row, cells in zip(results.rows, table.rows, strict=True):
+        name = Text.assemble(row.name, "" if row.is_null else (f"\n{row.proof}", "dim"))
+        shown.add_row(name, *(escape(cells[place]) for place in brief))
+    return shown
+
+
+def _markdown(table: Table) -> list[str]:
+    titles = [column.title for column in table.columns]
+    rules = ["---:" if column.is_number else "---" for column in table.columns]
+    lines = [[_pipe_safe(cell) for cell in row] for row in table.rows]
+    return [f"## {table.title}", ""] + [
+        f"| {' | '.join(cells)} |" for cells in (titles, rules, *lines)
+    ]
+
+
+def _pipe_safe(cell: str) -> str:
+    return cell.replace("|", "\\|")

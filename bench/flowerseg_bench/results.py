@@ -1,0 +1,143 @@
+"""What a benchmark leaves: one object, from which every table, page and plot is made."""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flowerseg.arrays import SizeHW
+from flowerseg.preprocess import Preprocess
+from flowerseg_bench.boundaries import Boundary
+from flowerseg_bench.conditions import Conditions
+from flowerseg_bench.stats import Latency, Ratio, Throughput
+from flowerseg_bench.timing import WarmUp
+
+SCHEMA = 1
+
+
+class Scenario(StrEnum):
+    """What is asked of a row."""
+
+    LATENCY = "latency"  # one photo at a time
+    THROUGHPUT = "throughput"  # batches back to back
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What the masks of a row are worth; None is not measured, and `note` says why."""
+
+    photos: int = 0
+    agreement_iou: float | None = None  # with the reference checkpoint
+    reference: str = ""
+    flower_iou: float | None = None  # with the labels, void left out
+    labels: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model file in one runtime."""
+
+    name: str
+    file: str  # empty: the null backend
+    sha256: str
+    kind: str
+    architecture: str
+    runtime: str
+    version: str
+    device: str
+    device_name: str
+    precision: str
+    preprocess: Preprocess
+    min_batch: int
+    max_batch: int | None  # None: no limit
+    proof: str
+    is_unproven: bool
+    opened_ms: float  # file to session, checks of the hash left out
+    opened_note: str
+    first_run_ms: float  # batch 1, upload to download, straight after opening
+    quality: Quality
+
+    @property
+    def is_null(self) -> bool:
+        """This row does nothing and measures the harness."""
+        return not self.file
+
+    def takes(self, batch: int) -> bool:
+        """The file was made for this batch size."""
+        return batch >= self.min_batch and (self.max_batch is None or batch <= self.max_batch)
+
+    @property
+    def size_hw(self) -> SizeHW:
+        """Size of its frames."""
+        return self.preprocess.size_hw
+
+
+@dataclass(frozen=True)
+class Round:
+    """Raw values of one row in one round. A folder has no single runs, only its wall time."""
+
+    samples_ms: tuple[float, ...]
+    images: int
+    wall_ms: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row at one boundary, in one scenario, at one batch size."""
+
+    row: int  # index into `Results.rows`
+    boundary: Boundary
+    scenario: Scenario
+    batch: int
+    warm_up: WarmUp
+    latency: Latency | None  # of a whole run; None for folders
+    throughput: Throughput | None  # None in the latency scenario
+    stages_ms: dict[str, float]  # median of each stage; empty for folders
+    ratio: Ratio | None
+    ratio_note: str  # why there is none
+    doubts: tuple[str, ...]
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it was measured."""
+
+    batches: tuple[int, ...]
+    seconds: float  # per measurement and row, shared out over the rounds
+    rounds: int
+    photos: str  # where the frames and files came from
+    photo_count: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything: the content of results.json."""
+
+    conditions: Conditions
+    settings: Settings
+    baseline: int  # index into `rows`: what ratios are against
+    rows: tuple[Row, ...]
+    measurements: tuple[Measurement, ...]
+    notes: tuple[str, ...]
+    schema: int = SCHEMA
+
+    def find(
+        self, row: int, boundary: Boundary, scenario: Scenario, batch: int
+    ) -> Measurement | None:
+        """One measurement; None if it was not made."""
+        key = (row, boundary, scenario, batch)
+        for item in self.measurements:
+            if (item.row, item.boundary, item.scenario, item.batch) == key:
+                return item
+        return None
+
+    def to_json(self) -> str:
+        """Readable JSON; lists of numbers stay on one line."""
+        text = json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False)
+        return _NUMBERS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
+
+
+_NUMBERS = re.compile(r"\[[-+\d.eE,\s]+\]")

@@ -1,0 +1,266 @@
+"""What is measured, in which order, and what is said about it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TypeAlias
+
+from flowerseg.arrays import Rgb
+from flowerseg.artifact import Kind
+from flowerseg.preprocess import Preprocess
+from flowerseg.segmenter import Segmenter
+from flowerseg_bench.boundaries import STAGES, Boundary, engine_step, file_step, transfers_step
+from flowerseg_bench.conditions import conditions_here
+from flowerseg_bench.doubts import doubts_of, machine_doubts
+from flowerseg_bench.jobs import FolderJob, Job, StepJob, Turn, interleaved, wall_ms_of
+from flowerseg_bench.photos import Photos, batches_of, frames_from_files, open_bench_photos
+from flowerseg_bench.quality import Reference, judge, masks_of
+from flowerseg_bench.ratios import with_ratios
+from flowerseg_bench.results import Measurement, Results, Round, Scenario, Settings
+from flowerseg_bench.rows import OpenRow, null_row, open_rows, wanted_rows, with_first_run
+from flowerseg_bench.stats import latency, throughput
+from flowerseg_bench.timing import Budget, Clock, WarmUp, WarmUpRule, resolution_s, wall_clock
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what comes next, how many measurements are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the user asked for."""
+
+    models: tuple[Path, ...]
+    photos: Path | None = None
+    data: Path | None = None
+    split: str = "val"
+    batches: tuple[int, ...] = (1, 8)
+    seconds: float = 3.0  # per measurement and row; trtexec's default duration
+    device: str = "auto"
+    runtimes: tuple[str, ...] = ("auto",)
+    reference: Path | None = None
+    allow_unproven: bool = False
+    rounds: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.models or not self.batches or self.rounds < 1 or self.seconds <= 0:
+            raise ValueError("models, batches, rounds and seconds must all be there")
+        if min(self.batches) < 1:
+            raise ValueError(f"batches must be 1 or more, not {self.batches}")
+
+    @property
+    def budget(self) -> Budget:
+        """One round of one row: at least ten runs over all rounds."""
+        return Budget(for_s=self.seconds / self.rounds, at_least=-(-10 // self.rounds))
+
+    @property
+    def warm_up_rule(self) -> WarmUpRule:
+        """A fifth of a second, less in runs that are short anyway; given up after three times S."""
+        return WarmUpRule(min_s=min(0.2, self.seconds / 5), max_s=3 * self.seconds)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to measure on every row."""
+
+    boundary: Boundary
+    scenario: Scenario
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.boundary}, {self.scenario}, batch {self.batch}"
+
+
+def run_suite(
+    plan: Plan,
+    out: Path,
+    work: Path,
+    clock: Clock = wall_clock,
+    on_progress: Progress | None = None,
+) -> Results:
+    """Open everything, judge the masks, measure every cell on all rows in turns.
+
+    Args:
+        plan: what was asked for.
+        out: where the report will go; it is never searched for photos.
+        work: an empty folder for masks, on the disk that is to be measured.
+        clock: read by `timing` only.
+        on_progress: see `Progress`.
+
+    Raises:
+        FlowersegError: something is missing; most is found out before any time is spent.
+    """
+    conditions = conditions_here(resolution_s(clock))
+    photos = open_bench_photos(plan.photos, plan.data, plan.split, out)
+    with _opened(plan, photos, clock) as (rows, frames, notes):
+        bench = _Bench(plan, photos, frames, work, clock, conditions.timer_resolution_ns)
+        measurements: list[Measurement] = []
+        cells = cells_of(plan.batches)
+        for done, cell in enumerate(cells):
+            if on_progress:
+                on_progress(str(cell), done, len(cells))
+            measurements += bench.measure(cell, rows)
+        notes += [note for cell in cells for note in _beyond(cell, rows)]
+    notes += _repeated_photos(plan, photos) + list(machine_doubts(conditions))
+    settings = Settings(plan.batches, plan.seconds, plan.rounds, photos.source, len(photos.files))
+    return Results(
+        conditions=conditions,
+        settings=settings,
+        baseline=baseline_of(rows),
+        rows=tuple(opened.row for opened in rows),
+        measurements=tuple(measurements),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def cells_of(batches: Sequence[int]) -> list[Cell]:
+    """All cells. Folders come last: they hold OpenCV to one thread a call from then on."""
+    single = [Cell(boundary, Scenario.LATENCY, 1) for boundary in Boundary]
+    many = [Cell(boundary, Scenario.THROUGHPUT, n) for boundary in Boundary for n in batches]
+    return single + many
+
+
+def baseline_of(rows: Sequence[OpenRow]) -> int:
+    """The first PyTorch row, else the first."""
+    kinds = [opened.row.kind for opened in rows]
+    return kinds.index(Kind.CHECKPOINT) if Kind.CHECKPOINT in kinds else 0
+
+
+def measurement_of(cell: Cell, row: int, warm: WarmUp, turns: Sequence[Turn]) -> Measurement:
+    """Raw rounds and the numbers made of them. Doubts and ratios come later."""
+    rounds = tuple(
+        Round(
+            samples_ms=tuple(round(1e3 * run_s, 4) for run_s in turn.laps.runs_s),
+            images=turn.images,
+            wall_ms=wall_ms_of(turn, cell.boundary),
+        )
+        for turn in turns
+    )
+    samples_ms = [sample for item in rounds for sample in item.samples_ms]
+    walls_ms = [item.wall_ms for item in rounds]
+    is_throughput = cell.scenario is Scenario.THROUGHPUT
+    return Measurement(
+        row=row,
+        boundary=cell.boundary,
+        scenario=cell.scenario,
+        batch=cell.batch,
+        warm_up=warm,
+        latency=latency(samples_ms) if samples_ms else None,
+        throughput=throughput([r.images for r in rounds], walls_ms) if is_throughput else None,
+        stages_ms=_stages_ms(cell.boundary, turns),
+        ratio=None,
+        ratio_note="",
+        doubts=(),
+        rounds=rounds,
+    )
+
+
+class _Bench:
+    """What all cells share."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        photos: Photos,
+        frames: dict[Preprocess, list[Rgb]],
+        work: Path,
+        clock: Clock,
+        timer_resolution_ns: float,
+    ) -> None:
+        self._plan = plan
+        self._photos = photos
+        self._frames = frames
+        self._work = work
+        self._clock = clock
+        self._timer_resolution_ns = timer_resolution_ns
+
+    def measure(self, cell: Cell, rows: Sequence[OpenRow]) -> list[Measurement]:
+        """One cell on all rows that take its batch, in turns."""
+        able = [index for index, opened in enumerate(rows) if opened.row.takes(cell.batch)]
+        jobs = [self._job(cell, rows[index]) for index in able]
+        measured = interleaved(jobs, self._plan.rounds)
+        items = [
+            measurement_of(cell, index, warm, turns)
+            for index, (warm, turns) in zip(able, measured, strict=True)
+        ]
+        null = next((item for item in items if rows[item.row].row.is_null), None)
+        judged = [
+            item
+            if item is null
+            else replace(item, doubts=doubts_of(item, null, self._timer_resolution_ns))
+            for item in items
+        ]
+        return with_ratios(judged, [opened.row for opened in rows], baseline_of(rows))
+
+    def _job(self, cell: Cell, opened: OpenRow) -> Job:
+        plan, files = self._plan, self._photos.files
+        if cell.boundary is Boundary.FILE and cell.scenario is Scenario.THROUGHPUT:
+            return FolderJob(
+                opened.segmenter, files, self._work, cell.batch, plan.budget, self._clock
+            )
+        if cell.boundary is Boundary.FILE:
+            step = file_step(opened.segmenter, files, self._work, self._clock)
+            cycle = len(files)
+        else:
+            batches = batches_of(self._frames[opened.row.preprocess], cell.batch)
+            make = engine_step if cell.boundary is Boundary.ENGINE else transfers_step
+            step = make(opened.backend, batches, self._clock)
+            cycle = len(batches)
+        return StepJob(step, cycle, cell.batch, plan.warm_up_rule, plan.budget, self._clock)
+
+
+@contextmanager
+def _opened(
+    plan: Plan, photos: Photos, clock: Clock
+) -> Iterator[tuple[list[OpenRow], dict[Preprocess, list[Rgb]], list[str]]]:
+    """All rows, the null row last, with their first run timed and their masks judged."""
+    wanted = wanted_rows(plan.models, plan.runtimes, allow_unproven=plan.allow_unproven)
+    kinds = dict.fromkeys(item.artifact.manifest.preprocess for item in wanted)
+    frames = {preprocess: frames_from_files(photos.files, preprocess) for preprocess in kinds}
+    with ExitStack() as stack:
+        rows, notes = open_rows(wanted, plan.device, clock)
+        for opened in rows:
+            stack.callback(opened.backend.close)
+        rows = [with_first_run(o, frames[o.row.preprocess][0], clock) for o in rows]
+        reference = _reference(plan, photos, rows)
+        rows = [o.with_quality(judge(o.segmenter, photos, reference)) for o in rows]
+        rows.append(null_row(rows[baseline_of(rows)].row.preprocess))
+        yield rows, frames, notes
+
+
+def _reference(plan: Plan, photos: Photos, rows: Sequence[OpenRow]) -> Reference | None:
+    if plan.reference is not None:
+        with Segmenter.open(plan.reference, device=plan.device) as segmenter:
+            return Reference(plan.reference.name, masks_of(segmenter, photos.for_quality))
+    baseline = rows[baseline_of(rows)]
+    if baseline.row.kind != Kind.CHECKPOINT:
+        return None
+    return Reference(Path(baseline.row.file).name, masks_of(baseline.segmenter, photos.for_quality))
+
+
+def _stages_ms(boundary: Boundary, turns: Sequence[Turn]) -> dict[str, float]:
+    runs = [stages_s for turn in turns for stages_s in turn.laps.stages_s]
+    if not runs:
+        return {}
+    columns = zip(*runs, strict=True)
+    return {
+        stage: round(1e3 * median(seconds), 4)
+        for stage, seconds in zip(STAGES[boundary], columns, strict=True)
+    }
+
+
+def _beyond(cell: Cell, rows: Sequence[OpenRow]) -> list[str]:
+    return [
+        f"{row.name} takes batches of {row.min_batch} to {row.max_batch}: "
+        f"batch {cell.batch} is not measured"
+        for row in (opened.row for opened in rows)
+        if not row.takes(cell.batch)
+    ]
+
+
+def _repeated_photos(plan: Plan, photos: Photos) -> list[str]:
+    count, largest = len(photos.files), max(plan.batches)
+    if count >= largest:
+        return []
+    return [f"only {count} photos for batches of {largest}: photos repeat within a batch"]

@@ -1,0 +1,279 @@
+"""The tables of a result, as text: terminal, Markdown and page show the same ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flowerseg_bench.boundaries import Boundary
+from flowerseg_bench.results import Measurement, Results, Row, Scenario
+from flowerseg_bench.stats import Estimate, Ratio, least_samples
+
+TITLES = {
+    Boundary.FILE: "Photo file to mask file",
+    Boundary.TRANSFERS: "Engine and transfers",
+    Boundary.ENGINE: "Engine alone",
+}
+"""In the order in which they are told: what a user waits for first."""
+
+MARK = "†"  # behind a number that a doubt is about
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; brief ones are in the terminal too."""
+
+    title: str
+    is_number: bool = True
+    is_brief: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is read."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def boundary_table(results: Results, boundary: Boundary) -> Table:
+    """Speed at one boundary, with the worth of the masks in the same row."""
+    batches = results.settings.batches
+    columns = [
+        Column("model · runtime", is_number=False),
+        Column("proof", is_number=False, is_brief=False),
+        Column("flower IoU"),
+        Column("agreement"),
+        Column("median ms"),
+        Column("times faster", is_brief=False),
+    ]
+    for batch in batches:
+        columns += [
+            Column(f"photos/s, batch {batch}"),
+            Column("times faster", is_brief=batch == max(batches)),
+        ]
+    columns += [
+        Column(title, is_brief=False)
+        for title in ("p90 ms", "p95 ms", "p99 ms", "min ms", "max ms", "CV", "n")
+    ]
+    rows = [_boundary_row(results, boundary, index) for index in range(len(results.rows))]
+    return Table(TITLES[boundary], tuple(columns), tuple(rows))
+
+
+def startup_table(results: Results) -> Table:
+    """What happens once, and is in no other number."""
+    columns = [
+        Column("model · runtime", is_number=False),
+        Column("opening ms"),
+        Column("", is_number=False),
+        Column("first run ms"),
+        *(Column(f"warm-up ms, {b}") for b in TITLES),
+        Column("runs"),
+    ]
+    rows = []
+    for index, row in enumerate(results.rows):
+        if row.is_null:
+            continue
+        found = [results.find(index, b, Scenario.LATENCY, 1) for b in TITLES]
+        warm_ups = [item.warm_up for item in found if item]
+        rows.append(
+            (
+                row.name,
+                number(row.opened_ms),
+                row.opened_note,
+                number(row.first_run_ms),
+                *(number(item.warm_up.wall_ms) if item else "-" for item in found),
+                " / ".join(str(warm.runs) for warm in warm_ups),
+            )
+        )
+    return Table("Opening, first run, warm-up", tuple(columns), tuple(rows))
+
+
+def models_table(results: Results) -> Table:
+    """What exactly was measured."""
+    titles = ["model · runtime", "file", "SHA-256", "architecture", "frame", "runtime", "device"]
+    rows = [
+        (
+            row.name,
+            row.file,
+            row.sha256[:12],
+            row.architecture,
+            "{} × {}".format(*row.size_hw),
+            f"{row.runtime} {row.version}",
+            row.device,
+        )
+        for row in results.rows
+        if not row.is_null
+    ]
+    return Table("Models", tuple(Column(title, is_number=False) for title in titles), tuple(rows))
+
+
+def conditions_table(results: Results) -> Table:
+    """Where, when and how."""
+    here, how = results.conditions, results.settings
+    load = "unknown" if here.load_at_start is None else str(here.load_at_start)
+    rows = [
+        ("date", here.date),
+        ("command", here.command),
+        ("processor", f"{here.processor}, {here.cores} cores for this process"),
+        ("GPU", f"{here.gpu}, CUDA {here.cuda}" if here.gpu else "none"),
+        ("system", here.system),
+        ("load at the start", load),
+        ("timer resolution", f"{here.timer_resolution_ns:.0f} ns"),
+        ("commit", here.commit or "not a checkout"),
+        ("photos", f"{how.photo_count} of {how.photos}"),
+        ("time", f"{how.seconds:g} s a measurement and row, in {how.rounds} rounds"),
+        ("versions", ", ".join(f"{name} {v}" for name, v in here.versions.items())),
+    ]
+    columns = (Column("", is_number=False), Column("", is_number=False))
+    return Table("Conditions", columns, tuple(rows))
+
+
+def doubts_list(results: Results, boundary: Boundary) -> list[str]:
+    """Every doubt about a boundary's numbers, one sentence each."""
+    return [
+        f"{results.rows[item.row].name}, {_what(item)}: {doubt}"
+        for item in results.measurements
+        if item.boundary is boundary
+        for doubt in item.doubts
+    ]
+
+
+def doubts_in_brief(results: Results, boundary: Boundary) -> list[str]:
+    """The same, a line a row: which kind of doubt is about which numbers."""
+    lines = []
+    for index, row in enumerate(results.rows):
+        kinds: dict[str, list[Measurement]] = {}
+        for item in results.measurements:
+            if item.boundary is boundary and item.row == index:
+                for doubt in item.doubts:
+                    kinds.setdefault(doubt.partition(":")[0], []).append(item)
+        if kinds:
+            told = [f"{kind} ({_what_of(items)})" for kind, items in kinds.items()]
+            lines.append(f"{row.name}: {'; '.join(told)}")
+    return lines
+
+
+def missing_ratios(results: Results) -> list[str]:
+    """Which rows are not compared with the baseline, and why."""
+    reasons = {
+        results.rows[item.row].name: item.ratio_note
+        for item in results.measurements
+        if item.ratio_note and not results.rows[item.row].is_null
+    }
+    return [f"{name} is not compared: {why}" for name, why in reasons.items()]
+
+
+def headline(results: Results) -> str:
+    """The fastest proven row from file to mask, with its quality; empty if nothing is proven."""
+    best: Measurement | None = None
+    for item in results.measurements:
+        row = results.rows[item.row]
+        if item.boundary is not Boundary.FILE or row.is_null or row.is_unproven:
+            continue
+        if item.throughput and (
+            best is None
+            or best.throughput is None
+            or item.throughput.images_per_s > best.throughput.images_per_s
+        ):
+            best = item
+    if best is None or best.throughput is None:
+        return ""
+    row = results.rows[best.row]
+    speed = f"{number(best.throughput.images_per_s)} photos/s at batch {best.batch}"
+    return f"{row.name}: {speed} from photo file to mask file, {_quality_words(row)}"
+
+
+def number(value: float) -> str:
+    """Three significant digits, two below a tenth; whole numbers from 100 on; M is a million."""
+    if value >= 1e6:
+        return f"{value / 1e6:.1f} M"
+    if value >= 100:
+        return f"{value:.0f}"
+    if value < 0.1:
+        return f"{float(f'{value:.2g}'):.10f}".rstrip("0").rstrip(".")
+    digits = 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{digits}f}"
+
+
+def share(value: float | None) -> str:
+    """An IoU with four digits."""
+    return "not measured" if value is None else f"{value:.4f}"
+
+
+def times(found: Ratio | None) -> str:
+    """A ratio with its spread over the rounds."""
+    return "-" if found is None else f"{found.times:.2f} ({found.low:.2f}–{found.high:.2f})"
+
+
+def _boundary_row(results: Results, boundary: Boundary, index: int) -> tuple[str, ...]:
+    row = results.rows[index]
+    single = results.find(index, boundary, Scenario.LATENCY, 1)
+    cells = [row.name, row.proof, _iou(row, row.quality.flower_iou)]
+    cells += [_iou(row, row.quality.agreement_iou), _median(single), _times_cell(results, single)]
+    for batch in results.settings.batches:
+        item = results.find(index, boundary, Scenario.THROUGHPUT, batch)
+        speed = item.throughput if item else None
+        cells.append(f"{number(speed.images_per_s)}{_mark(item)}" if speed else "-")
+        cells.append(_times_cell(results, item))
+    return (*cells, *_spread_cells(single))
+
+
+def _median(item: Measurement | None) -> str:
+    return f"{number(item.latency.median_ms)}{_mark(item)}" if item and item.latency else "-"
+
+
+def _spread_cells(item: Measurement | None) -> list[str]:
+    if item is None or item.latency is None:
+        return ["-"] * 7
+    found = item.latency
+    return [
+        _estimate(found.p90, 0.90),
+        _estimate(found.p95, 0.95),
+        _estimate(found.p99, 0.99),
+        number(found.min_ms),
+        number(found.max_ms),
+        "-" if found.cv is None else f"{found.cv:.1%}",
+        str(found.n),
+    ]
+
+
+def _times_cell(results: Results, item: Measurement | None) -> str:
+    if item is not None and item.row == results.baseline:
+        return "1"
+    return times(item.ratio if item else None)
+
+
+def _estimate(found: Estimate | None, share_below: float) -> str:
+    """The percentile, or how many samples it would take."""
+    return f"n < {least_samples(share_below)}" if found is None else number(found.value_ms)
+
+
+def _what(item: Measurement) -> str:
+    return "latency" if item.scenario is Scenario.LATENCY else f"photos/s at batch {item.batch}"
+
+
+def _what_of(items: Sequence[Measurement]) -> str:
+    single = ["latency" for item in items if item.scenario is Scenario.LATENCY]
+    batches = [str(item.batch) for item in items if item.scenario is Scenario.THROUGHPUT]
+    return ", ".join([*single, *(["photos/s at batch " + ", ".join(batches)] if batches else [])])
+
+
+def _iou(row: Row, value: float | None) -> str:
+    return "-" if row.is_null else share(value)
+
+
+def _mark(item: Measurement | None) -> str:
+    return MARK if item is not None and item.doubts else ""
+
+
+def _quality_words(row: Row) -> str:
+    quality = row.quality
+    known: Sequence[str] = [
+        f"{name} {share(value)}"
+        for name, value in (
+            ("flower IoU", quality.flower_iou),
+            (f"agreement with {quality.reference}", quality.agreement_iou),
+        )
+        if value is not None
+    ]
+    return f"{', '.join(known)} ({quality.photos} photos)" if known else "quality not measured"

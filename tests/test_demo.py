@@ -1,0 +1,135 @@
+"""The demo's choices and its page; the chain itself runs in .ci/run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowerseg import demo
+from flowerseg.data import open_photos
+from flowerseg.errors import DataError, DownloadError, FlowersegError
+from flowerseg.images import write_jpeg, write_png
+from flowerseg.paint import write_painted_dataset
+
+TINY = demo.Scale(
+    size=64, training_steps=2, painted=8, proof_photos=2, bench_seconds=0.1, folder_photos=1
+)
+
+
+def no_network(root: Path) -> Path:
+    raise DownloadError("no route to host")
+
+
+def test_named_data_is_used_and_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "download_oxford17", no_network)
+    monkeypatch.setenv("FLOWERSEG_DATA", str(tmp_path / "absent"))
+    with pytest.raises(DataError, match="absent"):
+        demo.choose_data(tmp_path / "out", TINY, print)
+    write_painted_dataset(tmp_path / "mine", 8, (64, 64))
+    monkeypatch.setenv("FLOWERSEG_DATA", str(tmp_path / "mine"))
+    assert demo.choose_data(tmp_path / "out", TINY, print).root == tmp_path / "mine"
+
+
+def test_without_a_network_flowers_are_painted_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLOWERSEG_DATA", raising=False)
+    monkeypatch.setattr(demo, "download_oxford17", no_network)
+    said: list[str] = []
+    source = demo.choose_data(tmp_path, TINY, said.append)
+    assert "painted" in source.words
+    assert "not photographs" in source.words
+    assert len(said) == 1
+    assert "no route to host" in said[0]
+    # 50/25/25 % of eight photos
+    assert [len(open_photos(source.root, s)) for s in ("train", "val", "test")] == [4, 2, 2]
+
+
+def test_a_failed_step_names_its_command_and_exit_code() -> None:
+    step = demo.Step("Segment a folder", ["predict", "/no/such folder", "--bogus"])
+    with pytest.raises(FlowersegError, match=r"exit code 2.*flowerseg-predict '/no/such folder'"):
+        demo._run(step)
+
+
+def test_bench_rows_take_each_figure_from_its_own_cell() -> None:
+    def cell(row: int, boundary: str, scenario: str, value: float) -> dict[str, object]:
+        latency = {"median_ms": value} if scenario == "latency" else None
+        throughput = {"images_per_s": value} if scenario == "throughput" else None
+        return {
+            "row": row,
+            "boundary": boundary,
+            "scenario": scenario,
+            "latency": latency,
+            "throughput": throughput,
+        }
+
+    quality = {"agreement_iou": 0.999, "flower_iou": 0.9}
+    rows = [
+        {"name": "a.onnx", "file": "a.onnx", "quality": quality},
+        {"name": "null", "file": "", "quality": quality},
+    ]
+    measurements = [
+        cell(0, "engine", "latency", 1.0),
+        cell(0, "file-to-mask", "latency", 2.0),
+        cell(0, "engine", "throughput", 3.0),
+        cell(0, "engine+transfers", "throughput", 99.0),
+        cell(1, "engine", "latency", 77.0),
+    ]
+    (row,) = demo._bench_rows({"rows": rows, "measurements": measurements})
+    assert row == {
+        "name": "a.onnx",
+        "engine_latency_ms": 1.0,
+        "file_to_mask_latency_ms": 2.0,
+        "engine_images_per_s": 3.0,
+        "file_to_mask_images_per_s": None,
+        "agreement_iou": 0.999,
+        "flower_iou": 0.9,
+    }
+
+
+def test_the_page_needs_no_other_file_and_shows_an_unrun_engine_as_such(tmp_path: Path) -> None:
+    page = demo.render_report(*report_input(tmp_path))
+    assert "http" not in page.replace("http-equiv", "")
+    assert "built, not run" in page
+    assert 'src="data:image/png;base64,' in page
+    assert "0.9123" in page
+    assert "&lt;b&gt;bench&lt;/b&gt;" in page  # the bench page travels escaped, inside srcdoc
+
+
+def report_input(out: Path) -> tuple[demo.Source, list[demo.Step], demo.Summary, Path]:
+    """A summary and the files that a finished chain leaves."""
+    picture = np.full((8, 8, 3), 200, np.uint8)
+    write_png(out / "run" / "curves.png", picture)
+    write_jpeg(out / "run" / "panels" / "epoch_002.jpg", picture)
+    write_jpeg(out / "run" / "panels" / "worst.jpg", picture)
+    write_png(out / "segmented" / "overlays" / "a.jpg.png", picture)
+    (out / "bench").mkdir()
+    (out / "bench" / "report.html").write_text("<b>bench</b>")
+    scores = {"photos": 2, "iou": 0.9123, "mean_iou": 0.9, "dice": 0.95, "pixel_accuracy": 0.97}
+    train = {
+        "val": scores,
+        "train_photos": 4,
+        "epochs": [{}],
+        "best_epoch": 1,
+        "device": "a processor",
+        "worst_photos": [["image_0001", 0.4]],
+    }
+    backend = {"runtime": "onnxruntime", "version": "1", "device_name": "a processor"}
+    predict = {"backend": backend, "counts": {"photos": 1, "ok": 1, "failed": 0}}
+    results = [train, None, None, None, None, predict]
+    steps = [demo.Step("a step", ["train"], result=result) for result in results]
+    engine = {
+        "file": "fp16.engine",
+        "precision": "fp16",
+        "size_mib": 20.0,
+        "proof": "not run",
+        "agreement_iou": None,
+        "model_iou": None,
+        "reference_iou": None,
+        "how": "built, not run: no GPU",
+        "sha256": "0" * 64,
+    }
+    summary = demo.Summary("painted", 0.9123, (engine,), (), 1, str(out / "report.html"))
+    return demo.Source(out, "painted"), steps, summary, out

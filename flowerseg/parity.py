@@ -94,7 +94,8 @@ def prove(
     allowed = limits or LIMITS[manifest.precision]
     path = artifact.path
     with Segmenter.open(path, device=device, runtime=runtime, allow_unproven=True) as model:
-        with Segmenter(open_checkpoint(reference, device), manifest.preprocess) as truth:
+        own = reference.manifest.threshold
+        with Segmenter(open_checkpoint(reference, device), manifest.preprocess, own) as truth:
             expected = expect(truth, photos)
         parity = measure_parity(model, expected, batch_sizes(manifest.batch), on_batch)
         info = model.info
@@ -224,7 +225,8 @@ def _faults_of_emulated_half(
 ) -> list[str]:
     network = emulated_half_from_network(network_from_artifact(reference))
     preprocess = reference.manifest.preprocess
-    emulated = Segmenter(PyTorchBackend(network, preprocess.size_hw, "cpu"), preprocess)
+    backend = PyTorchBackend(network, preprocess.size_hw, "cpu")
+    emulated = Segmenter(backend, preprocess, reference.manifest.threshold)
     try:
         with emulated:
             parity = measure_parity(emulated, expected, [REFERENCE_BATCH])

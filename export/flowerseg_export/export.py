@@ -200,6 +200,9 @@ def _proved(
 
 
 def _refuse_existing(config: ExportConfig) -> None:
+    if config.target in ENGINES and config.out == _onnx_path(config):
+        name = config.out.with_suffix(".engine").name
+        raise ExportError(f"{config.out}: the ONNX file goes there. Name the engine {name}.")
     existing = [path for path in {config.out, _onnx_path(config)} if path.exists()]
     if existing and not config.force:
         raise ExportError(f"{existing[0]} exists. Choose another --out, or say --force.")

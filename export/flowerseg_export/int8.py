@@ -40,9 +40,11 @@ def int8_from_onnx(
 
     for_tensorrt = flavour is Flavour.TENSORRT
     with tempfile.TemporaryDirectory() as folder:
-        prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+        fp32, prepared, quantised = (Path(folder) / f"{name}.onnx" for name in ("fp32", "p", "int8"))
         try:
-            quant_pre_process(model, str(prepared), skip_symbolic_shape=True)
+            # From a file: of a model in memory ONNX Runtime 1.31 loses the weights on the way.
+            onnx.save(model, str(fp32))
+            quant_pre_process(str(fp32), str(prepared), skip_symbolic_shape=True)
             quantize_static(
                 str(prepared),
                 str(quantised),

@@ -1,0 +1,218 @@
+"""What every backend must do, asked of every backend: uint8 in, uint8 out, whatever the batch."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+
+from flowerseg.arrays import Foreground, Images
+from flowerseg.artifact import Artifact, Batch, Kind, Precision
+from flowerseg.backends import Backend, open_backend, ort, run
+from flowerseg.backends.null import NullBackend
+from flowerseg.errors import ArtifactError, BackendUnavailable
+from flowerseg_export.export import ExportConfig, export_model
+
+SIDE = 64
+MAX_BATCH = 8
+
+gpu = pytest.mark.gpu
+EXACT = [
+    "pytorch",
+    "onnxruntime",
+    "openvino",
+    pytest.param("aotinductor", marks=pytest.mark.slow),
+    pytest.param("pytorch cuda", marks=gpu),
+    pytest.param("onnxruntime cuda", marks=gpu),
+    pytest.param("tensorrt cuda", marks=[gpu, pytest.mark.tensorrt]),
+]
+EVERY = ["null", *EXACT]
+
+
+@pytest.fixture(scope="module")
+def tensorrt_engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    out = tmp_path_factory.mktemp("tensorrt") / "small.engine"
+    batch = Batch(1, 4, MAX_BATCH)
+    return export_model(ExportConfig(checkpoint, out, Kind.TENSORRT, Precision.FP32, batch))[-1]
+
+
+@pytest.fixture(scope="module")
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    runtime, _, device = request.param.partition(" ")
+    if runtime == "null":
+        yield NullBackend((SIDE, SIDE), MAX_BATCH)
+        return
+    fixture = {
+        "pytorch": "reference",
+        "onnxruntime": "fp32_onnx",
+        "openvino": "fp32_onnx",
+        "aotinductor": "pt2_package",
+        "tensorrt": "tensorrt_engine",
+    }[runtime]
+    artifact = request.getfixturevalue(fixture)
+    with closing(open_backend(artifact, device or "cpu", runtime)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def expected(small_network: torch.nn.Module, frames: Images) -> Foreground:
+    """`min(255, floor(256 p))` of every frame, in double precision and by numpy."""
+    network = small_network
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(frames)).double().numpy()
+    return np.minimum(255, np.floor(256 / (1 + np.exp(-logits)))).astype(np.uint8)
+
+
+def _levels_apart(one: Foreground, other: Foreground) -> int:
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+@pytest.mark.parametrize("backend", EVERY, indirect=True)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_any_batch_gives_a_byte_for_each_pixel(backend: Backend, frames: Images, size: int) -> None:
+    foreground = run(backend, frames[:size])
+    assert foreground.shape == (size, SIDE, SIDE)
+    assert foreground.dtype == np.uint8
+
+
+@pytest.mark.parametrize("backend", EXACT, indirect=True)
+def test_values_are_the_references_but_for_one_level(
+    backend: Backend, frames: Images, expected: Foreground
+) -> None:
+    for start in range(0, len(frames), MAX_BATCH):
+        found = run(backend, frames[start : start + MAX_BATCH])
+        assert _levels_apart(found, expected[start : start + MAX_BATCH]) <= 1
+
+
+@pytest.mark.parametrize("backend", EVERY, indirect=True)
+def test_photo_has_the_same_result_at_every_place_of_the_batch(
+    backend: Backend, frames: Images
+) -> None:
+    alone = run(backend, frames[:1])[0]
+    for place in range(5):
+        batch = np.roll(frames[:5], place, axis=0)
+        assert _levels_apart(run(backend, batch)[place], alone) <= 1
+
+
+@pytest.mark.parametrize("backend", EVERY, indirect=True)
+def test_result_is_not_overwritten_by_the_next_batch(backend: Backend, frames: Images) -> None:
+    first = run(backend, frames[:3])
+    kept = first.copy()
+    second = run(backend, frames[3:6])
+    np.testing.assert_array_equal(first, kept)
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("backend", EVERY, indirect=True)
+def test_frames_that_are_not_contiguous_give_the_same_result(
+    backend: Backend, frames: Images
+) -> None:
+    mirrored = frames[:2, :, ::-1]
+    assert not mirrored.flags.c_contiguous
+    np.testing.assert_array_equal(run(backend, mirrored), run(backend, mirrored.copy()))
+
+
+@pytest.mark.parametrize("backend", EVERY, indirect=True)
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, SIDE, SIDE, 3), np.float32),
+        np.zeros((SIDE, SIDE, 3), np.uint8),
+        np.zeros((1, 3, SIDE, SIDE), np.uint8),
+        np.zeros((1, SIDE, SIDE + 1, 3), np.uint8),
+        np.zeros((1, SIDE, SIDE, 4), np.uint8),
+    ],
+    ids=["float", "one photo", "channels first", "other size", "alpha"],
+)
+def test_other_type_or_shape_is_refused(backend: Backend, images: Images) -> None:
+    with pytest.raises(ValueError, match=r"images must be uint8 \(N, 64, 64, 3\), not"):
+        run(backend, images)
+
+
+@pytest.mark.parametrize("backend", EVERY, indirect=True)
+def test_empty_batch_is_refused(backend: Backend) -> None:
+    with pytest.raises(ValueError, match="a batch of 0"):
+        run(backend, np.zeros((0, SIDE, SIDE, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["null", pytest.param("tensorrt cuda", marks=[gpu, pytest.mark.tensorrt])],
+    indirect=True,
+)
+def test_batch_above_the_largest_is_refused(backend: Backend) -> None:
+    with pytest.raises(ValueError, match="a batch of 9; the model takes 1 to 8"):
+        run(backend, np.zeros((MAX_BATCH + 1, SIDE, SIDE, 3), np.uint8))
+
+
+@pytest.mark.parametrize("backend", EVERY, indirect=True)
+def test_info_says_what_runs_where(backend: Backend, request: pytest.FixtureRequest) -> None:
+    runtime, _, device = request.node.callspec.params["backend"].partition(" ")
+    assert backend.info.runtime == runtime
+    assert backend.info.device == ("cuda:0" if device else "cpu")
+    assert backend.info.size_hw == (SIDE, SIDE)
+    assert backend.info.version[0].isdigit()
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("runtime", ["pytorch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_on_a_machine_without_it_is_an_error_and_not_the_cpu(
+    reference: Artifact, fp32_onnx: Artifact, runtime: str, device: str
+) -> None:
+    artifact = reference if runtime == "pytorch" else fp32_onnx
+    with pytest.raises(BackendUnavailable, match=device):
+        open_backend(artifact, device, runtime)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_auto_without_a_gpu_is_the_cpu_and_says_so(fp32_onnx: Artifact) -> None:
+    with closing(open_backend(fp32_onnx)) as opened:
+        assert opened.info.device == "cpu"
+
+
+def test_cpu_in_place_of_the_cuda_provider_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FallenBack(onnxruntime.InferenceSession):
+        """What ONNX Runtime does where CUDA's libraries are missing: no exception."""
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+        def __init__(self, model: object, sess_options: object, providers: object) -> None:
+            super().__init__(model, sess_options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FallenBack)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    with pytest.raises(BackendUnavailable, match=r"runs \['CPUExecutionProvider'\], not CUDA"):
+        ort.try_provider("cuda")
+
+
+def test_openvino_computes_fp32_models_in_fp32(fp32_onnx: Artifact) -> None:
+    with closing(open_backend(fp32_onnx, "cpu", "openvino")) as opened:
+        compiled = opened._request.get_compiled_model()  # type: ignore[attr-defined]  # OpenVINO's
+        assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
+
+
+@pytest.mark.parametrize(
+    ("fixture", "runtime"),
+    [("reference", "onnxruntime"), ("fp32_onnx", "pytorch"), ("fp32_onnx", "tensorrt")],
+)
+def test_runtime_that_does_not_open_the_kind_is_refused(
+    fixture: str, runtime: str, request: pytest.FixtureRequest
+) -> None:
+    with pytest.raises(BackendUnavailable, match=f"{runtime} does not open files of kind"):
+        open_backend(request.getfixturevalue(fixture), "cpu", runtime)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_file_that_the_runtime_cannot_parse_is_an_artifact_error(
+    fp32_onnx: Artifact, tmp_path: Path, runtime: str
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(fp32_onnx.path.read_bytes()[:5000])
+    with pytest.raises(ArtifactError, match=r"broken\.onnx: (ONNX Runtime|OpenVINO) refuses it"):
+        open_backend(Artifact(broken, fp32_onnx.manifest), "cpu", runtime)

@@ -1,0 +1,234 @@
+"""What the tests share: painted flowers, a small network that segments them, and its exports.
+
+Session fixtures are files and networks that no test may change: copy first (`copied`).
+"""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.mobilenetv3 import InvertedResidual
+
+from flowerseg.arrays import FLOWER, Images
+from flowerseg.artifact import (
+    Artifact,
+    Batch,
+    Kind,
+    Manifest,
+    Precision,
+    manifest_path,
+    open_artifact,
+)
+from flowerseg.checkpoint import save_checkpoint
+from flowerseg.data import PhotoSet, open_photos
+from flowerseg.evaluate import read_pair
+from flowerseg.model import Architecture, FlowerNet
+from flowerseg.paint import write_painted_dataset
+from flowerseg.preprocess import Preprocess, frame_from_labels, frame_from_photo
+from flowerseg_export.export import ExportConfig, export_model
+
+PHOTO_HW = (80, 112)  # not square, so that height taken for width shows
+PREPROCESS = Preprocess((64, 64))
+
+# Frames this small gain nothing from a second thread, and threads that wait for one another on a
+# busy machine made a proof of six photos take 20 seconds instead of one.
+torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine cannot run, here and nowhere else.
+
+    `FLOWERSEG_REQUIRE=gpu,tensorrt` names the markers whose tests must run: there a skip is an
+    error, so that a machine that lost its GPU does not pass by running nothing.
+    """
+    required = {name.strip() for name in os.environ.get("FLOWERSEG_REQUIRE", "").split(",")}
+    for name, missing in (("gpu", _missing_gpu), ("tensorrt", _missing_tensorrt)):
+        if item.get_closest_marker(name) is None or not (reason := missing()):
+            continue
+        if name in required:
+            pytest.fail(f"FLOWERSEG_REQUIRE names {name}, but {reason}", pytrace=False)
+        pytest.skip(reason)
+
+
+def _missing_gpu() -> str:
+    return "" if torch.cuda.is_available() else "torch sees no CUDA GPU here"
+
+
+def _missing_tensorrt() -> str:
+    found = importlib.util.find_spec("tensorrt") is not None
+    return _missing_gpu() if found else "the tensorrt package is not installed"
+
+
+@pytest.fixture(scope="session")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 painted photos in the layout of Oxford 17 Flowers: 12 to train, 6 to validate."""
+    root = tmp_path_factory.mktemp("painted") / "flowers"
+    write_painted_dataset(root, 24, PHOTO_HW, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def val_photos(painted: Path) -> PhotoSet:
+    return open_photos(painted, "val")
+
+
+@pytest.fixture(scope="session")
+def frames(painted: Path) -> Images:
+    """The 24 photos as the small network sees them, (24, 64, 64, 3)."""
+    return _frames_and_shares(painted)[0]
+
+
+@pytest.fixture(scope="session")
+def small_network(painted: Path) -> FlowerNet:
+    """A MobileNetV3 whose masks of painted flowers are neither full nor empty, in a second.
+
+    The backbone is random from a fixed seed, its BatchNorms hold the statistics of the painted
+    photos, and the head is the ridge regression of the flower's share of each place.
+    """
+    images, shares = _frames_and_shares(painted)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network = FlowerNet(Architecture.MOBILENET_V3_LARGE)
+        _calm_residuals(network)
+        _calibrate_batchnorm(network, torch.from_numpy(images))
+        _fit_head(network, torch.from_numpy(images), torch.from_numpy(shares))
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(small_network: FlowerNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_network` in a file, with its manifest."""
+    path = tmp_path_factory.mktemp("checkpoint") / "small.pt"
+    manifest = Manifest(
+        kind=Kind.CHECKPOINT,
+        architecture=str(small_network.architecture),
+        precision=Precision.FP32,
+        preprocess=PREPROCESS,
+        rebuild="flowerseg-train --data flowers --out small",
+    )
+    save_checkpoint(path, small_network, manifest)
+    return path
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: Path) -> Artifact:
+    return open_artifact(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def fp32_onnx(
+    checkpoint: Path, painted: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
+    """The small network as ONNX in FP32, exported and proved on the painted photos."""
+    out = tmp_path_factory.mktemp("fp32") / "small.onnx"
+    return export_model(ExportConfig(checkpoint, out, data=painted, device="cpu"))[-1]
+
+
+@pytest.fixture(scope="session")
+def rtx_chain(
+    checkpoint: Path, painted: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[Artifact]:
+    """The same in FP16: the proved ONNX file, and the TensorRT-RTX engine built from it."""
+    out = tmp_path_factory.mktemp("fp16") / "small.engine"
+    config = ExportConfig(
+        checkpoint,
+        out,
+        Kind.TENSORRT_RTX,
+        Precision.FP16,
+        Batch(1, 4, 8),
+        data=painted,
+        device="cpu",
+    )
+    return export_model(config)
+
+
+@pytest.fixture(scope="session")
+def fp16_onnx(rtx_chain: list[Artifact]) -> Artifact:
+    return rtx_chain[0]
+
+
+@pytest.fixture(scope="session")
+def rtx_engine(rtx_chain: list[Artifact]) -> Artifact:
+    return rtx_chain[1]
+
+
+@pytest.fixture(scope="session")
+def pt2_package(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The same compiled by AOTInductor. Slow: it runs a C++ compiler."""
+    out = tmp_path_factory.mktemp("pt2") / "small.pt2"
+    return export_model(ExportConfig(checkpoint, out, Kind.PT2, device="cpu"))[-1]
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[Path], Path]:
+    """Copies a model file with its manifest into the test's own folder, to be spoilt there."""
+
+    def copy(model: Path) -> Path:
+        folder = tmp_path / "copied"
+        folder.mkdir(exist_ok=True)
+        shutil.copy(manifest_path(model), folder)
+        return Path(shutil.copy(model, folder))
+
+    return copy
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which torch sees no GPU, whatever this one has."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+def _frames_and_shares(root: Path) -> tuple[Images, np.ndarray]:
+    """Frames (24, 64, 64, 3), and where flower is, (24, 64, 64) float."""
+    pairs = [read_pair(item) for item in open_photos(root, "trn1+val1+tst1").photos]
+    images = np.stack([frame_from_photo(rgb, PREPROCESS) for rgb, _ in pairs])
+    truth = np.stack([frame_from_labels(labels, PREPROCESS) for _, labels in pairs])
+    return images, (truth == FLOWER).astype(np.float32)
+
+
+def _calm_residuals(network: FlowerNet) -> None:
+    # Random blocks amplify rounding from layer to layer, which trained ones do not: at full
+    # strength FP16 agreed with FP32 at 0.993 only.
+    for block in network.modules():
+        if isinstance(block, InvertedResidual) and block.use_res_connect:
+            block.block[-1][1].weight *= 0.1
+
+
+def _calibrate_batchnorm(network: FlowerNet, images: Tensor) -> None:
+    for module in network.train().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain mean over batches
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    network(images)
+    network.eval()
+
+
+def _fit_head(network: FlowerNet, images: Tensor, shares: Tensor) -> None:
+    features = _features_before_head(network, images)
+    target = functional.adaptive_avg_pool2d(shares[:, None], features.shape[-2:]).double().flatten()
+    patches = functional.unfold(features, 3, padding=1).mT.flatten(0, 1).double()
+    rows = torch.cat([patches, torch.ones(len(patches), 1)], 1)
+    gram = rows @ rows.T
+    ridge = 0.1 * gram.diagonal().mean() * torch.eye(len(gram))
+    weights = (rows.T @ torch.linalg.solve(gram + ridge, target - target.mean())).float()
+    scale = 2.5 / (rows.float() @ weights).std()  # probabilities from near 0 to near 1
+    network.head.weight.zero_()[1] = scale * weights[:-1].view(network.head.weight.shape[1:])
+    network.head.bias.zero_()[1] = scale * weights[-1]
+
+
+def _features_before_head(network: FlowerNet, images: Tensor) -> Tensor:
+    kept: list[Tensor] = []
+    hook = network.head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    network(images)
+    hook.remove()
+    return kept[0]

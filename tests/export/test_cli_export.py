@@ -1,0 +1,226 @@
+"""`flowerseg-export`: exit codes, what is left untouched, and what is never left half done.
+
+The network's own export is tested in test_graph.py; here its graph is taken from a fixture.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import helper
+
+from flowerseg.artifact import Artifact, manifest_path, open_artifact
+from flowerseg.errors import ExportError
+from flowerseg_export import export as export_module
+from flowerseg_export.cli import export
+
+Export = Callable[..., Result]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "models/a.onnx"
+
+
+@pytest.fixture
+def run(
+    checkpoint: Path, fp32_onnx: Artifact, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> Export:
+    """Runs the command on the small checkpoint, without torch's seconds of tracing."""
+    content = fp32_onnx.path.read_bytes()
+    monkeypatch.setattr(
+        export_module, "onnx_from_network", lambda *_: onnx.load_from_string(content)
+    )
+
+    def invoke(*options: str | Path, source: Path = checkpoint, target: Path = out) -> Result:
+        arguments = [source, "--out", target, "--device", "cpu", *options]
+        return CliRunner().invoke(export, [str(word) for word in arguments])
+
+    return invoke
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+def test_file_with_photos_is_proved(run: Export, out: Path, painted: Path) -> None:
+    result = run("--data", painted, "--limit", "3")
+    assert result.exit_code == 0, result.output
+    assert f"{out}: PROVED on 3 photos of flowers/val1[3] " in result.stdout
+    assert "exporting to ONNX" in result.stderr
+    proof = open_artifact(out).manifest.proof
+    assert proof is not None
+    assert (proof.status, proof.photos) == ("proved", 3)
+
+
+def test_file_without_photos_is_written_and_not_proved(run: Export, out: Path) -> None:
+    result = run()
+    assert result.exit_code == 0, result.output
+    assert f"{out}: not proved: no labelled photos were given (--data)" in result.stdout
+    proof = open_artifact(out).manifest.proof
+    assert proof is not None
+    assert proof.status == "not run"
+
+
+def test_json_is_the_manifest(run: Export, out: Path) -> None:
+    told = json.loads(run("--json").stdout)
+    assert told == json.loads(manifest_path(out).read_text())
+    assert told["kind"] == "onnx"
+
+
+def test_rebuild_command_is_in_the_manifest(run: Export, out: Path, checkpoint: Path) -> None:
+    run()
+    rebuild = open_artifact(out).manifest.rebuild
+    assert rebuild == f"flowerseg-export {checkpoint} --to onnx --out {out} --force"
+
+
+def test_engine_leaves_its_onnx_file_beside_it(run: Export, out: Path) -> None:
+    engine = out.with_suffix(".engine")
+    result = run("--to", "tensorrt-rtx", "--batch", "1:2:4", target=engine)
+    assert result.exit_code == 0, result.output
+    assert sorted(_files(out.parent)) == ["a.engine", "a.engine.json", "a.onnx", "a.onnx.json"]
+    assert str(open_artifact(engine).manifest.batch) == "1:2:4"
+
+
+def test_engine_under_the_name_of_its_onnx_file_is_refused(run: Export, out: Path) -> None:
+    result = run("--to", "tensorrt-rtx")
+    assert result.exit_code == 1
+    assert "a.engine" in result.stderr
+    assert _files(out.parent) == {}
+
+
+def test_file_that_fails_its_proof_is_kept_as_failed_and_the_exit_code_is_1(
+    run: Export, fp32_onnx: Artifact, out: Path, painted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load(fp32_onnx.path)
+    (sigmoid,) = [node for node in model.graph.node if node.op_type == "Sigmoid"]
+    negated = helper.make_node("Neg", [sigmoid.input[0]], ["negated"])
+    index = list(model.graph.node).index(sigmoid)
+    sigmoid.input[0] = "negated"
+    model.graph.node.insert(index, negated)
+    monkeypatch.setattr(export_module, "onnx_from_network", lambda *_: model)
+    result = run("--data", painted, "--limit", "2")
+    assert result.exit_code == 1
+    assert "FAILED" in result.stdout
+    assert "written, but not proved" in result.stderr
+    assert "Traceback" not in result.output
+    proof = open_artifact(out).manifest.proof
+    assert proof is not None
+    assert proof.status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--fp16", "--int8"], "exclude each other"),
+        (["--int8"], "give --data"),
+        (["--int8", "--to", "pt2", "--data", "."], "--int8 is for onnx"),
+        (["--batch", "8"], "'8' is not MIN:OPT:MAX"),
+        (["--batch", "8:4:2"], "is not MIN:OPT:MAX"),
+        (["--batch", "1:2:x"], "is not MIN:OPT:MAX"),
+        (["--to", "coreml"], "'coreml' is not one of"),
+        (["--device", "tpu"], "'tpu' is not auto, cpu, cuda or cuda:N"),
+        (["--limit", "0"], "0 is not in the range"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_writes_nothing(
+    run: Export, out: Path, options: list[str], said: str
+) -> None:
+    result = run(*options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert _files(out.parent) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "existing"),
+    [
+        ([], "a.onnx", "a.onnx"),
+        (["--to", "tensorrt-rtx"], "a.engine", "a.engine"),
+        (["--to", "tensorrt-rtx"], "a.engine", "a.onnx"),
+    ],
+)
+def test_existing_file_is_refused_and_left_as_it_is(
+    run: Export, out: Path, options: list[str], target: str, existing: str
+) -> None:
+    out.parent.mkdir()
+    (out.parent / existing).write_bytes(b"precious")
+    result = run(*options, target=out.parent / target)
+    assert result.exit_code == 1
+    assert f"{existing} exists. Choose another --out, or say --force." in result.stderr
+    assert _files(out.parent) == {existing: b"precious"}
+
+
+def test_existing_file_is_replaced_with_force(run: Export, out: Path) -> None:
+    out.parent.mkdir()
+    out.write_bytes(b"old")
+    assert run("--force").exit_code == 0
+    assert open_artifact(out).manifest.kind == "onnx"
+
+
+def test_missing_checkpoint_is_exit_1_and_writes_nothing(run: Export, out: Path) -> None:
+    result = run(source=out.parent / "none.pt")
+    assert result.exit_code == 1
+    assert "none.pt: no such model file" in result.stderr
+    assert _files(out.parent) == {}
+
+
+def test_model_that_is_no_checkpoint_is_exit_1(run: Export, fp32_onnx: Artifact) -> None:
+    result = run(source=fp32_onnx.path)
+    assert result.exit_code == 1
+    assert "is a model of kind onnx; a checkpoint (.pt)" in result.stderr
+
+
+def test_missing_photos_are_exit_1_before_anything_is_written(run: Export, out: Path) -> None:
+    result = run("--data", out.parent / "none")
+    assert result.exit_code == 1
+    assert "no such folder of labelled photos" in result.stderr
+    assert _files(out.parent) == {}
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_tensorrt_engine_without_a_gpu_is_exit_1_before_anything_is_written(
+    run: Export, out: Path
+) -> None:
+    result = run("--to", "tensorrt", target=out.with_suffix(".engine"))
+    assert result.exit_code == 1
+    assert "use --to tensorrt-rtx or --to onnx" in result.stderr
+    assert _files(out.parent) == {}
+
+
+def test_builder_that_fails_leaves_no_engine_and_no_half_file(
+    run: Export, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise ExportError("TensorRT's build failed: out of memory")
+
+    monkeypatch.setattr(export_module, "engine_from_onnx", fail)
+    result = run("--to", "tensorrt-rtx", target=out.with_suffix(".engine"))
+    assert result.exit_code == 1
+    assert "out of memory" in result.stderr
+    assert sorted(_files(out.parent)) == ["a.onnx", "a.onnx.json"]  # whole, and its parent
+    assert open_artifact(out).manifest.proof is None
+
+
+def test_compiler_that_fails_half_way_leaves_nothing(
+    run: Export, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_network: object, _size: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise ExportError("no compiler")
+
+    monkeypatch.setattr(export_module, "write_pt2", fail)
+    assert run("--to", "pt2", target=out.with_suffix(".pt2")).exit_code == 1
+    assert _files(out.parent) == {}
+
+
+def test_int8_calibrates_on_the_training_split(run: Export, out: Path, painted: Path) -> None:
+    result = run("--int8", "--data", painted, "--limit", "2")
+    assert result.exit_code in (0, 1), result.output  # untrained weights may lose too much
+    manifest = open_artifact(out).manifest
+    assert manifest.quantisation == "uint8 activations"
+    assert manifest.proof is not None
+    assert manifest.proof.status in ("proved", "failed")

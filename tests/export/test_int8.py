@@ -1,0 +1,101 @@
+"""INT8: what each flavour quantises, and that a runtime takes it."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from flowerseg.arrays import Images
+from flowerseg.artifact import Artifact, Batch, Kind
+from flowerseg.errors import ExportError
+from flowerseg_export.engine import engine_from_onnx
+from flowerseg_export.graph import check_contract
+from flowerseg_export.int8 import Flavour, int8_from_onnx
+
+SIZE_HW = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def quantised(fp32_onnx: Artifact, frames: Images) -> Callable[[Flavour], onnx.ModelProto]:
+    """The small network in one flavour, calibrated on twelve frames, each made once."""
+    made: dict[Flavour, onnx.ModelProto] = {}
+
+    def make(flavour: Flavour) -> onnx.ModelProto:
+        if flavour not in made:
+            made[flavour] = int8_from_onnx(onnx.load(fp32_onnx.path), list(frames[:12]), flavour)
+        return made[flavour]
+
+    return make
+
+
+@pytest.mark.parametrize("flavour", list(Flavour))
+def test_border_stays_uint8_and_convolutions_are_quantised(
+    quantised: Callable[[Flavour], onnx.ModelProto], flavour: Flavour
+) -> None:
+    model = quantised(flavour)
+    check_contract(model, SIZE_HW)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) > 50
+    for node in convolutions:
+        sources = [producers[name].op_type for name in node.input[:2]]
+        assert sources == ["DequantizeLinear", "DequantizeLinear"]
+
+
+def _zero_points(model: onnx.ModelProto) -> list[np.ndarray]:
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = [node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert names
+    return [numpy_helper.to_array(values[name]) for name in names]
+
+
+def test_cpu_flavour_has_unsigned_activations(
+    quantised: Callable[[Flavour], onnx.ModelProto],
+) -> None:
+    kinds = Counter(str(zero.dtype) for zero in _zero_points(quantised(Flavour.CPU)))
+    assert set(kinds) == {"uint8"}
+
+
+def test_tensorrt_flavour_is_symmetric_signed_and_without_int32_biases(
+    quantised: Callable[[Flavour], onnx.ModelProto],
+) -> None:
+    model = quantised(Flavour.TENSORRT)
+    for zero in _zero_points(model):
+        assert zero.dtype == np.int8
+        assert not zero.any()
+    assert TensorProto.INT32 not in {tensor.data_type for tensor in model.graph.initializer}
+
+
+def test_cpu_flavour_segments_much_like_fp32(
+    quantised: Callable[[Flavour], onnx.ModelProto], fp32_onnx: Artifact, frames: Images
+) -> None:
+    masks = [
+        onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(
+            None, {"images": frames[12:]}
+        )[0]
+        >= 128
+        for model in (
+            fp32_onnx.path.read_bytes(),
+            quantised(Flavour.CPU).SerializeToString(),
+        )
+    ]
+    both, either = (masks[0] & masks[1]).sum(), (masks[0] | masks[1]).sum()
+    assert both / either > 0.85
+
+
+def test_rtx_engine_builds_from_the_tensorrt_flavour(
+    quantised: Callable[[Flavour], onnx.ModelProto],
+) -> None:
+    model = quantised(Flavour.TENSORRT)
+    engine = engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, Batch(1, 4, 8))
+    fp32_bytes = 4 * sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+    assert 0.2 * fp32_bytes < len(engine) < 0.6 * fp32_bytes
+
+
+def test_graph_that_cannot_be_quantised_is_an_export_error(frames: Images) -> None:
+    with pytest.raises(ExportError, match="could not quantise the graph"):
+        int8_from_onnx(onnx.ModelProto(), list(frames[:1]), Flavour.CPU)

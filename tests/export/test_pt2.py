@@ -1,0 +1,89 @@
+"""AOTInductor packages: compiled for one device, refused on others."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flowerseg.arrays import Images
+from flowerseg.artifact import Artifact, BuiltFor, Kind, Manifest, Precision, open_artifact, publish
+from flowerseg.backends import open_backend, run
+from flowerseg.errors import ArtifactError, BackendUnavailable, ExportError
+from flowerseg.model import FlowerNet
+from flowerseg.preprocess import Preprocess
+from flowerseg_export.pt2 import write_pt2
+
+SIZE_HW = (64, 64)
+
+
+def _package(folder: Path, capability: str) -> Artifact:
+    """A file that claims to be compiled for the CPU, or for a GPU of this compute capability."""
+    manifest = Manifest(
+        kind=Kind.PT2,
+        architecture="deeplabv3_mobilenet_v3_large",
+        precision=Precision.FP32,
+        preprocess=Preprocess(SIZE_HW),
+        built_for=BuiltFor("", capability, "Linux"),
+        rebuild="flowerseg-export best.pt --to pt2",
+    )
+    return publish(folder / "a.pt2", manifest, lambda path: _write(path))
+
+
+def _write(path: Path) -> None:
+    path.write_bytes(b"no package")
+
+
+@pytest.mark.slow
+def test_package_is_whole_and_names_its_checkpoint(
+    pt2_package: Artifact, reference: Artifact
+) -> None:
+    manifest = open_artifact(pt2_package.path).manifest
+    assert manifest.kind is Kind.PT2
+    assert [parent.sha256 for parent in manifest.parents] == [reference.manifest.sha256]
+    assert manifest.built_for is not None
+    assert manifest.built_for.compute_capability == ""
+    assert sorted(path.name for path in pt2_package.path.parent.iterdir()) == [
+        "small.pt2",
+        "small.pt2.json",
+    ]
+
+
+@pytest.mark.slow
+def test_package_takes_a_larger_batch_than_the_example(
+    pt2_package: Artifact, frames: Images
+) -> None:
+    foreground = run(open_backend(pt2_package, "cpu"), np.concatenate([frames, frames]))
+    np.testing.assert_array_equal(foreground[:24], foreground[24:])
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_package_for_a_gpu_does_not_run_on_the_cpu(tmp_path: Path, device: str) -> None:
+    with pytest.raises(BackendUnavailable, match=r"--device cpu|was compiled for cuda"):
+        open_backend(_package(tmp_path, "9.0"), device)
+
+
+def test_package_that_torch_cannot_open_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"a\.pt2: PyTorch refuses it"):
+        open_backend(_package(tmp_path, ""), "cpu")
+
+
+def test_compiler_that_fails_is_an_error_that_names_what_it_needs(
+    small_network: FlowerNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("traceback\nInvalidCxxCompiler: g++ not found")
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
+    with pytest.raises(ExportError, match=r"g\+\+ not found\. It needs a C\+\+ compiler \(apt"):
+        write_pt2(small_network, SIZE_HW, tmp_path / "a.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_package_without_device_is_taken_for_the_cpus(tmp_path: Path) -> None:
+    package = _package(tmp_path, "")
+    unnamed = Artifact(package.path, dataclasses.replace(package.manifest, built_for=None))
+    with pytest.raises(ArtifactError, match="PyTorch refuses it"):
+        open_backend(unnamed, "cpu")

@@ -1,0 +1,275 @@
+"""The proof finds what it is for: faults planted in real files, one at a time, and no fault."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from flowerseg import segmenter
+from flowerseg.arrays import Foreground
+from flowerseg.artifact import (
+    Artifact,
+    Batch,
+    Limits,
+    Precision,
+    Proof,
+    as_parent,
+    open_artifact,
+    publish,
+)
+from flowerseg.backends.ort import OrtCpuBackend
+from flowerseg.checkpoint import save_checkpoint
+from flowerseg.data import PhotoSet
+from flowerseg.errors import ArtifactError
+from flowerseg.model import FlowerNet
+from flowerseg.parity import batch_sizes, prove
+
+Spoil = Callable[[onnx.ModelProto], None]
+
+
+def _swap_red_and_blue(model: onnx.ModelProto) -> None:
+    _rewire_input(model, "Gather", "order", np.array([2, 1, 0]), axis=3)
+
+
+def _rewire_input(
+    model: onnx.ModelProto, op: str, name: str, value: np.ndarray, **how: int
+) -> None:
+    for node in model.graph.node:
+        for i, source in enumerate(node.input):
+            if source == "images":
+                node.input[i] = "spoilt"
+    model.graph.initializer.append(numpy_helper.from_array(value.astype(np.int64), name))
+    model.graph.node.insert(0, helper.make_node(op, ["images", name], ["spoilt"], **how))
+
+
+def _shift_mask_right(model: onnx.ModelProto) -> None:
+    """Every pixel takes what its left neighbour had, the first column repeating."""
+    for node in model.graph.node:
+        for i, result in enumerate(node.output):
+            if result == "foreground":
+                node.output[i] = "unshifted"
+    columns = np.array([0, *range(63)], np.int64)
+    model.graph.initializer.append(numpy_helper.from_array(columns, "columns"))
+    model.graph.node.append(
+        helper.make_node("Gather", ["unshifted", "columns"], ["foreground"], axis=2)
+    )
+
+
+def _spoilt(artifact: Artifact, path: Path, spoil: Spoil) -> Artifact:
+    """A file as an exporter with this fault would have published it."""
+    model = onnx.load(artifact.path)
+    spoil(model)
+    onnx.checker.check_model(model)
+    return publish(path, artifact.manifest, lambda file: onnx.save(model, str(file)))
+
+
+@pytest.mark.parametrize("fixture", ["fp32_onnx", "fp16_onnx"])
+def test_correct_export_is_proved(fixture: str, request: pytest.FixtureRequest) -> None:
+    artifact: Artifact = request.getfixturevalue(fixture)
+    proof = open_artifact(artifact.path).manifest.proof
+    assert proof is not None
+    assert proof.status == "proved"
+    assert proof.photos == 6
+    assert proof.batch_sizes == (1, 3, 8)
+    assert proof.limits is not None
+    assert proof.agreement_iou is not None
+    assert proof.agreement_iou >= proof.limits.agreement_iou
+    assert proof.reference_iou is not None
+    assert 0.5 < proof.reference_iou < 0.9  # masks that could disagree
+    assert ("half was emulated" in proof.how) == (fixture == "fp16_onnx")
+
+
+def test_reference_proves_itself_exactly(reference: Artifact, val_photos: PhotoSet) -> None:
+    proof = prove(reference, reference, val_photos, device="cpu")
+    assert (proof.status, proof.agreement_iou) == ("proved", 1.0)
+    assert proof.model_iou == proof.reference_iou
+    assert proof.reference_sha256 == reference.manifest.sha256
+    assert proof.data.startswith("flowers/val1 ")
+
+
+@pytest.mark.parametrize("spoil", [_swap_red_and_blue, _shift_mask_right])
+def test_graph_with_a_fault_is_not_proved(
+    fp32_onnx: Artifact, reference: Artifact, val_photos: PhotoSet, tmp_path: Path, spoil: Spoil
+) -> None:
+    artifact = _spoilt(fp32_onnx, tmp_path / "spoilt.onnx", spoil)
+    proof = prove(artifact, reference, val_photos, device="cpu")
+    _assert_fails_at(proof, [1, 3, 8])
+
+
+def test_threshold_off_by_a_twentieth_is_not_proved(
+    fp32_onnx: Artifact,
+    reference: Artifact,
+    val_photos: PhotoSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flowerseg import masks
+
+    level_of = masks.level_of
+    thresholds = iter([0.5] * len(val_photos))  # the reference's masks come first
+    monkeypatch.setattr(masks, "level_of", lambda t: level_of(next(thresholds, t + 0.05)))
+    proof = prove(fp32_onnx, reference, val_photos, device="cpu")
+    _assert_fails_at(proof, [1, 3, 8])
+
+
+def test_checkpoint_with_a_threshold_of_its_own_is_compared_at_it(
+    fp16_onnx: Artifact,
+    reference: Artifact,
+    small_network: FlowerNet,
+    val_photos: PhotoSet,
+    tmp_path: Path,
+) -> None:
+    chosen = dataclasses.replace(reference.manifest, threshold=0.3)
+    parent = save_checkpoint(tmp_path / "low.pt", small_network, chosen)
+    content = fp16_onnx.path.read_bytes()
+    manifest = dataclasses.replace(fp16_onnx.manifest, parents=(as_parent(parent),), threshold=0.3)
+    artifact = publish(tmp_path / "low.onnx", manifest, lambda file: file.write_bytes(content))
+    assert prove(artifact, parent, val_photos, device="cpu").status == "proved"
+
+
+class _WrongFromEight(OrtCpuBackend):
+    """A runtime whose kernel for batches of eight and more spoils the last photo."""
+
+    def download(self) -> Foreground:
+        foreground = super().download().copy()
+        if len(foreground) >= 8:
+            foreground[-1] = 255 - foreground[-1]
+        return foreground
+
+
+def test_backend_that_is_wrong_from_batch_eight_is_found_there_only(
+    fp32_onnx: Artifact,
+    reference: Artifact,
+    val_photos: PhotoSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(segmenter, "open_backend", lambda artifact, *_: _WrongFromEight(artifact))
+    proof = prove(fp32_onnx, reference, val_photos, device="cpu")
+    _assert_fails_at(proof, [8])
+
+
+def _assert_fails_at(proof: Proof, sizes: list[int]) -> None:
+    assert proof.status == "failed"
+    found = [size for size in (1, 3, 8) if f"at batch {size} is below 0.9995" in proof.how]
+    assert found == sizes
+    assert "worst photo image_00" in proof.how
+    assert proof.agreement_iou is not None
+    assert proof.agreement_iou < 0.9995
+
+
+def test_loss_of_iou_beyond_the_limit_is_a_fault_of_its_own(
+    fp32_onnx: Artifact, reference: Artifact, val_photos: PhotoSet, tmp_path: Path
+) -> None:
+    artifact = _spoilt(fp32_onnx, tmp_path / "spoilt.onnx", _swap_red_and_blue)
+    lenient = Limits(agreement_iou=0.0, iou_drop=0.001)
+    proof = prove(artifact, reference, val_photos, device="cpu", limits=lenient)
+    assert proof.status == "failed"
+    assert "IoU against truth drops by 0." in proof.how
+    assert "agreement" not in proof.how
+
+
+def test_overflow_in_half_is_found_although_the_cpu_runtime_widens_it(
+    fp16_onnx: Artifact,
+    reference: Artifact,
+    small_network: FlowerNet,
+    val_photos: PhotoSet,
+    tmp_path: Path,
+) -> None:
+    overflowing = _overflowing(small_network)
+    parent = save_checkpoint(tmp_path / "overflowing.pt", overflowing, reference.manifest)
+    manifest = dataclasses.replace(fp16_onnx.manifest, parents=(as_parent(parent),))
+    content = fp16_onnx.path.read_bytes()
+    artifact = publish(tmp_path / "a.onnx", manifest, lambda file: file.write_bytes(content))
+
+    proof = prove(artifact, parent, val_photos, device="cpu")
+
+    assert proof.agreement_iou is not None
+    assert proof.agreement_iou > 0.998  # ONNX Runtime saw nothing
+    assert proof.status == "failed"
+    assert "emulated half: backbone.0.0: its output reaches" in proof.how
+
+
+def _overflowing(network: FlowerNet) -> FlowerNet:
+    """The same function in FP32; its first convolution gives values beyond half precision."""
+    loud = copy.deepcopy(network)
+    convolution, batchnorm = loud.backbone["0"][0], loud.backbone["0"][1]
+    factor = 2.0**18
+    with torch.no_grad():
+        convolution.weight *= factor
+        batchnorm.running_mean *= factor
+        batchnorm.running_var.add_(batchnorm.eps).mul_(factor**2).sub_(batchnorm.eps)
+    return loud
+
+
+def test_checkpoint_that_the_file_was_not_made_from_is_refused(
+    fp32_onnx: Artifact,
+    reference: Artifact,
+    small_network: FlowerNet,
+    val_photos: PhotoSet,
+    tmp_path: Path,
+) -> None:
+    other = copy.deepcopy(small_network)
+    with torch.no_grad():
+        other.head.bias += 1e-3
+    stranger = save_checkpoint(tmp_path / "other.pt", other, reference.manifest)
+    with pytest.raises(ArtifactError, match=r"was not made from .*other\.pt"):
+        prove(fp32_onnx, stranger, val_photos, device="cpu")
+
+
+def test_reference_that_is_no_checkpoint_is_refused(
+    fp32_onnx: Artifact, val_photos: PhotoSet
+) -> None:
+    with pytest.raises(ArtifactError, match="the reference must be a checkpoint"):
+        prove(fp32_onnx, fp32_onnx, val_photos, device="cpu")
+
+
+def test_file_with_one_changed_byte_is_refused(
+    fp32_onnx: Artifact,
+    reference: Artifact,
+    val_photos: PhotoSet,
+    copied: Callable[[Path], Path],
+) -> None:
+    path = copied(fp32_onnx.path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="not the one its manifest describes"):
+        prove(Artifact(path, fp32_onnx.manifest), reference, val_photos, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("batch", "sizes"),
+    [
+        (None, [1, 3, 8]),
+        (Batch(1, 8, 64), [1, 3, 8, 64]),
+        (Batch(1, 1, 1), [1]),
+        (Batch(1, 2, 2), [1, 2]),
+        (Batch(4, 4, 16), [4, 16]),
+        (Batch(1, 3, 3), [1, 3]),
+    ],
+)
+def test_batch_sizes_are_one_an_odd_one_the_tuned_and_the_largest(
+    batch: Batch | None, sizes: list[int]
+) -> None:
+    assert batch_sizes(batch) == sizes
+
+
+def test_progress_ends_at_the_whole(reference: Artifact, val_photos: PhotoSet) -> None:
+    seen: list[tuple[int, int]] = []
+    prove(reference, reference, val_photos, device="cpu", on_batch=lambda *at: seen.append(at))
+    assert seen[0] == (1, 20)  # 6 photos one by one, 6 in threes, and 8 at once
+    assert seen[-1] == (20, 20)
+    assert len(seen) == 6 + 2 + 1
+
+
+def test_every_precision_has_limits_that_a_visible_fault_exceeds() -> None:
+    from flowerseg.parity import LIMITS
+
+    assert LIMITS[Precision.FP32] == Limits(0.9995, 0.001)
+    assert LIMITS[Precision.FP16] == Limits(0.998, 0.002)
+    assert set(LIMITS) == set(Precision)

@@ -1,0 +1,109 @@
+"""Photos in, masks out: sizes, thresholds, and models that may not be opened."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flowerseg
+from flowerseg.arrays import SizeHW
+from flowerseg.artifact import Artifact, open_artifact, rewrite_manifest
+from flowerseg.backends.null import NullBackend
+from flowerseg.backends.pytorch import PyTorchBackend
+from flowerseg.errors import ArtifactError
+from flowerseg.model import FlowerNet
+from flowerseg.preprocess import Preprocess
+from flowerseg.segmenter import Segmenter
+
+FRAME = Preprocess((64, 64))
+
+
+@pytest.fixture(scope="module")
+def segmenter(small_network: FlowerNet) -> Segmenter:
+    return Segmenter(PyTorchBackend(small_network, (64, 64), "cpu"), FRAME)
+
+
+def _noise(size_hw: SizeHW) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (3, 500), (511, 513), (2000, 1), (64, 64), (65, 63)])
+def test_mask_has_the_size_of_its_photo(segmenter: Segmenter, size_hw: SizeHW) -> None:
+    rgb = _noise(size_hw)
+    mask = segmenter.segment(rgb)
+    assert mask.shape == size_hw
+    assert mask.dtype == np.bool_
+    assert segmenter.probability(rgb).shape == size_hw
+
+
+def test_photos_of_different_sizes_in_one_batch_get_the_masks_they_get_alone(
+    segmenter: Segmenter,
+) -> None:
+    photos = [_noise((40, 90)), _noise((90, 40))[::-1], _noise((64, 64))]
+    masks = segmenter.segment_batch(photos)
+    assert [mask.shape for mask in masks] == [(40, 90), (90, 40), (64, 64)]
+    for rgb, mask in zip(photos, masks, strict=True):
+        assert (segmenter.segment(rgb) == mask).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("threshold", "level", "is_flower"),
+    [(0.5, 128, True), (0.5, 127, False), (0.25, 64, True), (0.25, 63, False)],
+)
+def test_pixel_is_flower_from_the_threshold_on(
+    threshold: float, level: int, is_flower: bool
+) -> None:
+    segmenter = Segmenter(NullBackend((64, 64)), FRAME, threshold)
+    rgb = np.full((10, 20, 3), level, np.uint8)  # green is the null backend's answer
+    assert (segmenter.segment(rgb) == is_flower).all()
+    assert (segmenter.probability(rgb) == level).all()
+
+
+def test_backend_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"takes frames of \(32, 32\)"):
+        Segmenter(NullBackend((32, 32)), FRAME)
+
+
+def test_opened_model_brings_its_preprocess_and_threshold(
+    fp32_onnx: Artifact, copied: Callable[[Path], Path]
+) -> None:
+    artifact = open_artifact(copied(fp32_onnx.path))
+    rewrite_manifest(artifact, threshold=0.25)
+    with flowerseg.Segmenter.open(str(artifact.path), device="cpu") as segmenter:
+        assert segmenter.preprocess == FRAME
+        assert segmenter.threshold == 0.25
+        assert segmenter.info.runtime == "onnxruntime"
+        assert segmenter.artifact is not None
+    with Segmenter.open(artifact.path, device="cpu", threshold=0.75) as segmenter:
+        assert segmenter.threshold == 0.75
+
+
+def test_unproven_model_is_opened_only_on_request(
+    fp32_onnx: Artifact, copied: Callable[[Path], Path]
+) -> None:
+    artifact = open_artifact(copied(fp32_onnx.path))
+    rewrite_manifest(artifact, proof=None)
+    with pytest.raises(ArtifactError, match="never run"):
+        Segmenter.open(artifact.path, device="cpu")
+    with Segmenter.open(artifact.path, device="cpu", allow_unproven=True) as segmenter:
+        assert segmenter.segment(_noise((10, 10))).shape == (10, 10)
+
+
+def test_backend_is_closed_at_the_end_of_the_block() -> None:
+    closed = []
+
+    class Closing(NullBackend):
+        def close(self) -> None:
+            closed.append(True)
+
+    with pytest.raises(KeyError), Segmenter(Closing((64, 64)), FRAME):
+        raise KeyError
+    assert closed == [True]
+
+
+def test_info_is_the_backends() -> None:
+    backend = NullBackend((64, 64), max_batch=4)
+    assert Segmenter(backend, FRAME).info == backend.info
+    assert dataclasses.asdict(backend.info)["max_batch"] == 4

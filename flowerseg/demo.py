@@ -49,7 +49,7 @@ QUICK = Scale(
 )
 FULL = Scale(
     size=224,
-    training_steps=1080,  # 40 epochs of Oxford 17's first training split
+    training_steps=1300,  # 50 epochs of Oxford 17's first training split
     painted=1200,
     proof_photos=200,
     bench_seconds=3.0,

@@ -39,7 +39,6 @@ from flowerseg.weights import network_from_weights
 Trainable = Literal["head", "classifier", "all"]
 
 VAL_BATCH = 8
-WEIGHT_DECAY = 1e-4
 PANELS = 6
 # torchvision's MobileNetV3 has 0.01, meant for the long epochs of ImageNet: with 26 steps an epoch
 # the running statistics trail the weights so far that the first ten epochs validate as empty masks.
@@ -59,7 +58,7 @@ class Defaults:
 DEFAULTS: dict[Trainable, Defaults] = {
     "head": Defaults(epochs=10, lr=1e-2),
     "classifier": Defaults(epochs=20, lr=2e-3),
-    "all": Defaults(epochs=40, lr=2e-3),
+    "all": Defaults(epochs=50, lr=2e-3),
 }
 
 
@@ -218,7 +217,7 @@ class _Trainer:
         self.network = network.to(memory_format=torch.channels_last)
         self._device = device
         weights = [weight for weight in network.parameters() if weight.requires_grad]
-        self._optimiser = torch.optim.AdamW(weights, lr=config.lr, weight_decay=WEIGHT_DECAY)
+        self._optimiser = torch.optim.AdamW(weights, lr=config.lr)
         steps = config.epochs * steps_per_epoch
         self._schedule: LRScheduler = OneCycleLR(self._optimiser, config.lr, total_steps=steps)
 

@@ -41,7 +41,9 @@ FULL = Manifest(
     batch=Batch(1, 4, 16),
     parents=(Parent(Kind.CHECKPOINT, "best.pt", "ab"), Parent(Kind.ONNX, "a.onnx", "cd")),
     data=Data("flowers/trn1", "ef", 12, 6, 0.9),
-    proof=Proof("proved", "by hand", Limits(0.98, 0.01), 6, "flowers", (1, 4), 0.99, 0.9, 0.9, "ab"),
+    proof=Proof(
+        "proved", "by hand", Limits(0.98, 0.01), 6, "flowers", (1, 4), 0.99, 0.9, 0.9, "ab"
+    ),
     built_for=BuiltFor("NVIDIA A100", "8.0", "Linux"),
     versions={"tensorrt": "10.12"},
     rebuild="flowerseg-export best.pt",

@@ -40,9 +40,7 @@ def test_emulation_is_as_far_from_fp32_as_real_half(
 def test_rounded_weights_are_the_halves(small_network: FlowerNet) -> None:
     emulated = emulated_half_from_network(small_network)
     half = half_from_network(small_network)
-    for one, other in zip(
-        emulated.backbone.parameters(), half.backbone.parameters(), strict=True
-    ):
+    for one, other in zip(emulated.backbone.parameters(), half.backbone.parameters(), strict=True):
         assert other.dtype is torch.float16
         assert torch.equal(one, other.float())
 

@@ -49,9 +49,7 @@ def test_sigmoid_of_the_difference_is_the_softmax_of_torchvisions_scores(
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
-def test_broadcast_pooling_is_torchvisions_aspp(
-    small_network: FlowerNet, theirs: Any
-) -> None:
+def test_broadcast_pooling_is_torchvisions_aspp(small_network: FlowerNet, theirs: Any) -> None:
     channels = theirs.classifier[0].convs[0][0].in_channels
     features = torch.randn(2, channels, 5, 7, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -89,7 +87,16 @@ class _Fixed(nn.Module):
 
 @pytest.mark.parametrize(
     ("probability", "value"),
-    [(0.0, 0), (0.003, 0), (0.004, 1), (0.25, 64), (0.4999, 127), (0.5, 128), (0.996, 254), (1.0, 255)],
+    [
+        (0.0, 0),
+        (0.003, 0),
+        (0.004, 1),
+        (0.25, 64),
+        (0.4999, 127),
+        (0.5, 128),
+        (0.996, 254),
+        (1.0, 255),
+    ],
 )
 def test_value_is_the_floor_of_256_p(probability: float, value: int) -> None:
     with np.errstate(divide="ignore"):

@@ -195,9 +195,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_best(
 ) -> None:
     losses = iter([1.0, 1.0, math.nan])  # two steps an epoch: it breaks in the second epoch
     sound = train_module.masked_loss
-    monkeypatch.setattr(
-        train_module, "masked_loss", lambda *batch: sound(*batch) * next(losses)
-    )
+    monkeypatch.setattr(train_module, "masked_loss", lambda *batch: sound(*batch) * next(losses))
     chosen = config(epochs=3)
     with pytest.raises(TrainingError, match=r"the loss became nan\. .* smaller --lr than 0\.001"):
         train(chosen)

@@ -38,7 +38,9 @@ def test_state_dict_of_torchvision_is_loaded_but_for_the_head(tmp_path: Path) ->
     torch.save(theirs.state_dict(), tmp_path / "coco.pt")
     network = network_from_weights(MOBILENET, str(tmp_path / "coco.pt"))
     _assert_same(_backbone(network.state_dict()), _backbone(theirs.state_dict()))
-    assert torch.equal(network.classifier[0].convs[0][0].weight, theirs.classifier[0].convs[0][0].weight)
+    assert torch.equal(
+        network.classifier[0].convs[0][0].weight, theirs.classifier[0].convs[0][0].weight
+    )
     assert network.head.weight.shape == (2, 256, 3, 3)
 
 

@@ -42,7 +42,7 @@ ARCHITECTURES = ["deeplabv3_resnet101", "deeplabv3_resnet50", "deeplabv3_mobilen
     help="What trains; the rest is frozen, its BatchNorm too.",
 )
 @click.option(
-    "--epochs", type=click.IntRange(min=1), help="[default: 10 head, 20 classifier, 40 all]"
+    "--epochs", type=click.IntRange(min=1), help="[default: 10 head, 20 classifier, 50 all]"
 )
 @click.option("--batch-size", type=click.IntRange(min=2), default=16, show_default=True)
 @click.option(

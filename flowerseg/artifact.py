@@ -231,9 +231,9 @@ def require_proof(artifact: Artifact, *, allow_unproven: bool) -> None:
     proved = manifest.proof is not None and manifest.proof.status == "proved"
     if manifest.kind is Kind.CHECKPOINT or proved or allow_unproven:
         return
-    state = f"{manifest.proof.status} ({manifest.proof.how})" if manifest.proof else "never run"
+    state = manifest.proof.how if manifest.proof else "no proof was ever run"
     raise ArtifactError(
-        f"{artifact.path}: the proof of this file: {state}. Prove it with flowerseg-verify "
+        f"{artifact.path}: not proved ({state.rstrip('.')}). Prove it with flowerseg-verify "
         f"{artifact.path} --reference CHECKPOINT --data DIR, or say --unproven."
     )
 

@@ -208,9 +208,9 @@ def test_rewritten_manifest_keeps_everything_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("proof", "said"),
     [
-        (None, "never run"),
-        (Proof("not run", "no GPU here"), r"not run \(no GPU here\)"),
-        (Proof("failed", "agreement 0.9"), r"failed \(agreement 0\.9\)"),
+        (None, "no proof was ever run"),
+        (Proof("not run", "no GPU here"), r"not proved \(no GPU here\)"),
+        (Proof("failed", "agreement 0.9"), r"not proved \(agreement 0\.9\)"),
     ],
 )
 def test_file_without_a_proof_is_refused_unless_allowed(

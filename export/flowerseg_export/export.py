@@ -195,7 +195,8 @@ def _proved(
         proof = prove(artifact, source, photos, device=device, on_batch=on_batch)
     except BackendUnavailable as error:
         # Built for a GPU that is not here. That is no failure, and it is no proof either.
-        proof = Proof("not run", f"built, not run: {error}")
+        reason = str(error).removeprefix(f"{artifact.path}: ")
+        proof = Proof("not run", f"built, not run: {reason}")
     return rewrite_manifest(artifact, proof=proof)
 
 

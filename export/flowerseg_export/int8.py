@@ -40,7 +40,9 @@ def int8_from_onnx(
 
     for_tensorrt = flavour is Flavour.TENSORRT
     with tempfile.TemporaryDirectory() as folder:
-        fp32, prepared, quantised = (Path(folder) / f"{name}.onnx" for name in ("fp32", "p", "int8"))
+        fp32, prepared, quantised = (
+            Path(folder) / f"{name}.onnx" for name in ("fp32", "p", "int8")
+        )
         try:
             # From a file: of a model in memory ONNX Runtime 1.31 loses the weights on the way.
             onnx.save(model, str(fp32))

@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from flowerseg.cli.options import Command, device_option, json_option, print_result, stderr_console
 
@@ -129,10 +136,9 @@ class _TrainProgress:
             TextColumn("loss {task.fields[loss]:.4f}"),
             console=self._console,
         )
+        self._task: TaskID | None = None
 
     def __enter__(self) -> "_TrainProgress":
-        self._progress.start()
-        self._task = self._progress.add_task("", total=None, epoch="0", loss=float("nan"))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,6 +147,9 @@ class _TrainProgress:
     def on_step(self, epoch: int, steps: int, loss: float) -> None:
         total = steps * self._epochs
         label = f"{epoch}/{self._epochs}"
+        if self._task is None:  # no bar before there is a step to show: data may yet be refused
+            self._progress.start()
+            self._task = self._progress.add_task("", epoch=label, loss=loss)
         self._progress.update(self._task, advance=1, total=total, epoch=label, loss=loss)
 
     def on_epoch(self, epoch: "Epoch") -> None:

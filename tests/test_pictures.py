@@ -9,7 +9,7 @@ from flowerseg.images import read_rgb
 from flowerseg.pictures import PANEL_HEIGHT, panel, stacked, write_curves
 
 
-def test_panel_shows_photo_truth_overlay_and_errors() -> None:
+def test_panel_shows_photo_truth_mask_overlay_and_errors() -> None:
     height, width = PANEL_HEIGHT, 64  # not resized, so that pixels can be read
     rgb = np.full((height, width, 3), 90, np.uint8)
     labels = np.full((height, width), BACKGROUND, np.uint8)
@@ -19,10 +19,11 @@ def test_panel_shows_photo_truth_overlay_and_errors() -> None:
     mask[:, 16:48] = True
     mask[:, 60:] = True
     shown = panel(rgb, labels, mask)
-    assert shown.shape == (height, 4 * width, 3)
-    photo, truth, _, errors = np.split(shown[100], 4)
+    assert shown.shape == (height, 5 * width, 3)
+    photo, truth, taken, _, errors = np.split(shown[100], 5)
     assert (photo == 90).all()
     assert [truth[x].tolist() for x in (8, 40, 62)] == [[255] * 3, [0] * 3, [110] * 3]
+    assert [taken[x].tolist() for x in (8, 24, 40)] == [[0] * 3, [255] * 3, [255] * 3]
     missed, right, invented, void = (errors[x].tolist() for x in (8, 24, 40, 62))
     assert missed == [255, 60, 60]
     assert invented == [60, 120, 255]
@@ -32,7 +33,7 @@ def test_panel_shows_photo_truth_overlay_and_errors() -> None:
 def test_panel_keeps_the_photos_shape() -> None:
     labels = np.zeros((50, 100), np.uint8)
     shown = panel(np.zeros((50, 100, 3), np.uint8), labels, labels == FLOWER)
-    assert shown.shape == (PANEL_HEIGHT, 4 * 2 * PANEL_HEIGHT, 3)
+    assert shown.shape == (PANEL_HEIGHT, 5 * 2 * PANEL_HEIGHT, 3)
 
 
 def test_panels_of_different_widths_are_stacked_on_white() -> None:

@@ -231,7 +231,7 @@ def require_proof(artifact: Artifact, *, allow_unproven: bool) -> None:
     proved = manifest.proof is not None and manifest.proof.status == "proved"
     if manifest.kind is Kind.CHECKPOINT or proved or allow_unproven:
         return
-    state = manifest.proof.how if manifest.proof else "no proof was ever run"
+    state = manifest.proof.how if manifest.proof else "its proof was never run"
     raise ArtifactError(
         f"{artifact.path}: not proved ({state.rstrip('.')}). Prove it with flowerseg-verify "
         f"{artifact.path} --reference CHECKPOINT --data DIR, or say --unproven."

@@ -41,7 +41,7 @@ class Scale:
 
 QUICK = Scale(
     size=160,
-    training_steps=260,
+    training_steps=220,
     painted=240,
     proof_photos=24,
     bench_seconds=0.4,

@@ -102,8 +102,7 @@ def notebook_score(per_photo: Sequence[Counts]) -> float:
     """
     if not per_photo:
         raise ValueError("the mean over no photos is not defined")
-    steps = [math.ceil(min(10.0, max(0.0, 20 * (iou(c) - 0.5)))) / 10 for c in per_photo]
-    return math.fsum(steps) / len(steps)
+    return math.fsum(_tenths(counts) for counts in per_photo) / (10 * len(per_photo))
 
 
 @dataclass(frozen=True)
@@ -142,6 +141,15 @@ def _count(mask: Mask, truth: Mask, counted: Mask) -> Counts:
         false_negative=int(np.count_nonzero(~mask & truth & counted)),
         true_negative=int(np.count_nonzero(~mask & ~truth & counted)),
     )
+
+
+def _tenths(counts: Counts) -> int:
+    """ceil(20 (IoU - 0.5)) within 0 and 10, in integers: in floats 20 (0.55 - 0.5) exceeds 1."""
+    overlap = counts.true_positive
+    union = overlap + counts.false_positive + counts.false_negative
+    if not union:
+        return 10
+    return min(10, max(0, -((10 * union - 20 * overlap) // union)))
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -136,6 +136,11 @@ def refuse_stranger(artifact: Artifact, reference: Artifact) -> None:
             f"{artifact.path} was not made from {reference.path}: its manifest names another "
             "checkpoint. Export it again, or give the checkpoint that it came from."
         )
+    if artifact.manifest.preprocess != reference.manifest.preprocess:
+        raise ArtifactError(
+            f"{artifact.path} and {reference.path} prepare photos differently "
+            f"({artifact.manifest.preprocess}, {reference.manifest.preprocess}). Export it again."
+        )
 
 
 def batch_sizes(batch: Batch | None) -> list[int]:

@@ -43,7 +43,7 @@ PANELS = 6
 # torchvision's MobileNetV3 has 0.01, meant for the long epochs of ImageNet: with 26 steps an epoch
 # the running statistics trail the weights so far that the first ten epochs validate as empty masks.
 BN_MOMENTUM = 0.1
-_MAX_VALIDATIONS = 20  # a validation costs a fifth of an epoch on two cores
+_MAX_VALIDATIONS = 12  # a validation costs a fifth of an epoch on two cores
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,8 @@ class _Run:
         self.epochs.append(epoch)
         rows = [entry.row() for entry in self.epochs]
         write_text(config.out / "metrics.csv", _csv(rows))
-        write_curves(config.out / "curves.png", rows)
+        if epoch.scores:
+            write_curves(config.out / "curves.png", rows)
 
     def _keep(self, epoch: Epoch, network: FlowerNet) -> None:
         manifest = self._manifest(epoch)

@@ -208,7 +208,7 @@ def test_rewritten_manifest_keeps_everything_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("proof", "said"),
     [
-        (None, r"not proved \(no proof was ever run\)"),
+        (None, r"not proved \(its proof was never run\)"),
         (Proof("not run", "no GPU here"), r"not proved \(no GPU here\)"),
         (Proof("failed", "agreement 0.9"), r"not proved \(agreement 0\.9\)"),
     ],

@@ -112,6 +112,7 @@ def test_flower_where_there_is_none_is_zero() -> None:
         ("1/2", 0),
         ("51/100", 1),
         ("53/100", 1),
+        ("11/20", 1),  # exactly on a step, where floats would give one more
         ("57/100", 2),
         ("62/100", 3),
         ("74/100", 5),

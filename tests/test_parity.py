@@ -22,13 +22,15 @@ from flowerseg.artifact import (
     as_parent,
     open_artifact,
     publish,
+    rewrite_manifest,
 )
 from flowerseg.backends.ort import OrtCpuBackend
 from flowerseg.checkpoint import save_checkpoint
 from flowerseg.data import PhotoSet
 from flowerseg.errors import ArtifactError
 from flowerseg.model import FlowerNet
-from flowerseg.parity import batch_sizes, prove
+from flowerseg.parity import batch_sizes, prove, refuse_stranger
+from flowerseg.preprocess import Preprocess
 
 Spoil = Callable[[onnx.ModelProto], None]
 
@@ -285,3 +287,12 @@ def test_every_precision_has_limits_that_a_visible_fault_exceeds() -> None:
     assert LIMITS[Precision.FP32] == Limits(0.9995, 0.001)
     assert LIMITS[Precision.FP16] == Limits(0.998, 0.002)
     assert set(LIMITS) == set(Precision)
+
+
+def test_other_preprocess_than_the_checkpoints_is_refused(
+    fp32_onnx: Artifact, checkpoint: Artifact, copied: Callable[[Path], Path]
+) -> None:
+    artifact = open_artifact(copied(fp32_onnx.path))
+    changed = rewrite_manifest(artifact, preprocess=Preprocess((96, 96)))
+    with pytest.raises(ArtifactError, match="prepare photos differently"):
+        refuse_stranger(changed, checkpoint)

@@ -290,9 +290,9 @@ def test_every_precision_has_limits_that_a_visible_fault_exceeds() -> None:
 
 
 def test_other_preprocess_than_the_checkpoints_is_refused(
-    fp32_onnx: Artifact, checkpoint: Artifact, copied: Callable[[Path], Path]
+    fp32_onnx: Artifact, checkpoint: Path, copied: Callable[[Path], Path]
 ) -> None:
     artifact = open_artifact(copied(fp32_onnx.path))
     changed = rewrite_manifest(artifact, preprocess=Preprocess((96, 96)))
     with pytest.raises(ArtifactError, match="prepare photos differently"):
-        refuse_stranger(changed, checkpoint)
+        refuse_stranger(changed, open_artifact(checkpoint))

@@ -41,10 +41,10 @@ class Scale:
 
 QUICK = Scale(
     size=160,
-    training_steps=220,
+    training_steps=250,
     painted=240,
     proof_photos=24,
-    bench_seconds=0.4,
+    bench_seconds=0.3,
     folder_photos=40,
 )
 FULL = Scale(
@@ -119,7 +119,7 @@ def choose_data(out: Path, scale: Scale, say: Say) -> Source:
     """
     if named := os.environ.get("FLOWERSEG_DATA"):
         open_photos(Path(named), "train")
-        return Source(Path(named), f"labelled photos of {named} (FLOWERSEG_DATA)")
+        return Source(Path(named), f"Labelled photos of {named} (FLOWERSEG_DATA)")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         root = download_oxford17(home / "flowerseg" / "oxford17")

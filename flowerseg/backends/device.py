@@ -1,10 +1,12 @@
-"""Which device was asked for, and whether it is here."""
+"""Which device was asked for, whether it is here, and what it is."""
 
 import platform
 from pathlib import Path
 
 import torch
 
+from flowerseg.artifact import Manifest
+from flowerseg.backends.base import BackendInfo
 from flowerseg.errors import BackendUnavailable
 
 
@@ -46,6 +48,19 @@ def compute_capability(device: str) -> str:
         return ""
     major, minor = torch.cuda.get_device_capability(device)
     return f"{major}.{minor}"
+
+
+def info_of(manifest: Manifest, runtime: str, version: str, device: str) -> BackendInfo:
+    """What runs where, for a file that its manifest describes."""
+    return BackendInfo(
+        runtime=runtime,
+        version=version,
+        device=device,
+        device_name=device_name(device),
+        precision=manifest.precision,
+        size_hw=manifest.preprocess.size_hw,
+        max_batch=manifest.batch.max if manifest.batch else None,
+    )
 
 
 def computes_bf16(device: str) -> bool:

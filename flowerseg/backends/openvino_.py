@@ -4,8 +4,7 @@ import numpy as np
 
 from flowerseg.arrays import Foreground, Images
 from flowerseg.artifact import Artifact
-from flowerseg.backends.base import BackendInfo
-from flowerseg.backends.device import device_name
+from flowerseg.backends.device import info_of
 from flowerseg.errors import ArtifactError, BackendUnavailable
 
 PIP_LINE = 'pip install "flowerseg[openvino]"'
@@ -33,16 +32,8 @@ class OpenVinoBackend:
             raise ArtifactError(f"{artifact.path}: OpenVINO refuses it: {error}") from error
         self._request = compiled.create_infer_request()
         self._tensor = openvino.Tensor
-        manifest = artifact.manifest
-        self.info = BackendInfo(
-            runtime="openvino",
-            version=openvino.__version__.partition("-")[0],
-            device="cpu",
-            device_name=device_name("cpu"),
-            precision=manifest.precision,
-            size_hw=manifest.preprocess.size_hw,
-            max_batch=manifest.batch.max if manifest.batch else None,
-        )
+        version = openvino.__version__.partition("-")[0]
+        self.info = info_of(artifact.manifest, "openvino", version, "cpu")
 
     def upload(self, images: Images) -> None:
         """Nothing to copy: the request reads host memory."""

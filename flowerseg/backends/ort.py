@@ -9,7 +9,7 @@ import torch
 from flowerseg.arrays import Foreground, Images
 from flowerseg.artifact import Artifact
 from flowerseg.backends.base import BackendInfo
-from flowerseg.backends.device import device_name, resolve_device
+from flowerseg.backends.device import info_of, resolve_device
 from flowerseg.backends.transfer import DeviceBatch
 from flowerseg.errors import ArtifactError, BackendUnavailable
 
@@ -129,16 +129,7 @@ def _session(model: Path | bytes, providers: list[tuple[str, dict[str, Any]]]) -
 def _info(artifact: Artifact, device: str) -> BackendInfo:
     import onnxruntime
 
-    manifest = artifact.manifest
-    return BackendInfo(
-        runtime="onnxruntime",
-        version=onnxruntime.__version__,
-        device=device,
-        device_name=device_name(device),
-        precision=manifest.precision,
-        size_hw=manifest.preprocess.size_hw,
-        max_batch=manifest.batch.max if manifest.batch else None,
-    )
+    return info_of(artifact.manifest, "onnxruntime", onnxruntime.__version__, device)
 
 
 def try_provider(device: str) -> str:

@@ -5,8 +5,7 @@ from torch import Tensor
 
 from flowerseg.arrays import Foreground, Images
 from flowerseg.artifact import Artifact
-from flowerseg.backends.base import BackendInfo
-from flowerseg.backends.device import device_name, resolve_device
+from flowerseg.backends.device import info_of, resolve_device
 from flowerseg.backends.transfer import DeviceBatch
 from flowerseg.errors import ArtifactError, BackendUnavailable
 
@@ -33,15 +32,7 @@ class Pt2Backend:
         except RuntimeError as error:
             raise ArtifactError(f"{artifact.path}: PyTorch refuses it: {error}") from error
         self._batch = DeviceBatch(self._device)
-        self.info = BackendInfo(
-            runtime="aotinductor",
-            version=torch.__version__,
-            device=self._device,
-            device_name=device_name(self._device),
-            precision=manifest.precision,
-            size_hw=manifest.preprocess.size_hw,
-            max_batch=manifest.batch.max if manifest.batch else None,
-        )
+        self.info = info_of(manifest, "aotinductor", torch.__version__, self._device)
 
     def upload(self, images: Images) -> None:
         """Copy the batch to the device."""

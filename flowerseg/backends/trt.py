@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from flowerseg.arrays import Foreground, Images
-from flowerseg.artifact import Artifact, Kind, Manifest
-from flowerseg.backends.base import BackendInfo
-from flowerseg.backends.device import compute_capability, device_name, resolve_device
+from flowerseg.artifact import Artifact, Kind
+from flowerseg.backends.device import compute_capability, device_name, info_of, resolve_device
 from flowerseg.backends.transfer import DeviceBatch
 from flowerseg.errors import ArtifactError, BackendUnavailable
+
+# Support matrices and the ahead-of-time page of TensorRT-RTX 1.0 to 1.5.
+RTX_LISTED = "7.5, 8.0, 8.6, 8.9, 12.0 and 12.1"
 
 _MODULES = {Kind.TENSORRT: "tensorrt", Kind.TENSORRT_RTX: "tensorrt_rtx"}
 _PIP_LINES = {
@@ -88,13 +90,19 @@ class TensorRTBackend:
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
         self._batch = DeviceBatch(str(self._device))
         self._open(trt, artifact)
-        self.info = _info(manifest, trt.__version__, str(self._device))
+        self.info = info_of(manifest, manifest.kind, trt.__version__, str(self._device))
 
     def _open(self, trt: ModuleType, artifact: Artifact) -> None:
         # Engine and context use the runtime and the logger for as long as they live.
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
         self._engine: Any = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
+        if self._engine is None and artifact.manifest.kind is Kind.TENSORRT_RTX:
+            # Its engines are bound to no GPU, so this is the GPU's lack and not the file's.
+            raise BackendUnavailable(
+                f"{artifact.path}: TensorRT-RTX {trt.__version__} does not run it on this GPU "
+                f"({device_name(str(self._device))}); it lists compute capability {RTX_LISTED}."
+            )
         if self._engine is None:
             raise ArtifactError(
                 f"{artifact.path}: TensorRT {trt.__version__} refuses to deserialise it. "
@@ -151,15 +159,3 @@ def _must(done: bool, call: str) -> None:
     """TensorRT reports failures by returning False; unnoticed, the result is old memory."""
     if not done:
         raise BackendUnavailable(f"TensorRT's {call} failed; its log above says why.")
-
-
-def _info(manifest: Manifest, version: str, device: str) -> BackendInfo:
-    return BackendInfo(
-        runtime=manifest.kind,
-        version=version,
-        device=device,
-        device_name=device_name(device),
-        precision=manifest.precision,
-        size_hw=manifest.preprocess.size_hw,
-        max_batch=manifest.batch.max if manifest.batch else None,
-    )

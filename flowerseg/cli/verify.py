@@ -78,9 +78,17 @@ def verify(
 def proof_progress() -> Iterator[Callable[[int, int], None]]:
     """A bar over the photos that a proof runs; yields the callback that moves it."""
     columns = (TextColumn("proving"), BarColumn(), MofNCompleteColumn(), TextColumn("photos"))
-    with Progress(*columns, console=stderr_console()) as progress:
-        task = progress.add_task("")
-        yield lambda done, photos: progress.update(task, completed=done, total=photos)
+    progress = Progress(*columns, console=stderr_console())
+    task = progress.add_task("", visible=False)
+
+    def show(done: int, photos: int) -> None:
+        progress.start()  # no bar before there is something to show: the data may yet be refused
+        progress.update(task, completed=done, total=photos, visible=True)
+
+    try:
+        yield show
+    finally:
+        progress.stop()
 
 
 def proof_text(artifact: "Artifact") -> str:

@@ -1,6 +1,5 @@
 """The whole chain as a user would type it: every step is one of the commands, run as a process."""
 
-import base64
 import importlib.util
 import json
 import os
@@ -13,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from flowerseg.artifact import versions_here
 from flowerseg.data import open_photos
 from flowerseg.download import download_oxford17
 from flowerseg.errors import DownloadError, FlowersegError
 from flowerseg.files import write_text
-from flowerseg.images import encode_jpeg, read_rgb
+from flowerseg.images import read_rgb
+from flowerseg.page import jpeg_url, render_page
 from flowerseg.paint import write_painted_dataset
 
 Say = Callable[[str], None]
@@ -260,15 +258,9 @@ def _bench_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def render_report(source: Source, steps: Sequence[Step], summary: Summary, out: Path) -> str:
     """One HTML page that needs no other file and no network."""
-    environment = Environment(
-        loader=PackageLoader("flowerseg"),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["data_url"] = _data_url
     results = steps[5].result
-    return environment.get_template("demo.html").render(
+    return render_page(
+        "demo.html",
         source=source,
         steps=steps,
         summary=summary,
@@ -276,19 +268,12 @@ def render_report(source: Source, steps: Sequence[Step], summary: Summary, out: 
         curves=out / "run" / "curves.png",
         panels=sorted((out / "run" / "panels").glob("epoch_*.jpg"))[-1],
         worst=out / "run" / "panels" / "worst.jpg",
-        overlays=[_jpeg_url(path) for path in sorted((out / "segmented").rglob("overlays/*"))[:24]],
+        overlays=[
+            jpeg_url(read_rgb(path))
+            for path in sorted((out / "segmented").rglob("overlays/*"))[:24]
+        ],
         bench_page=(out / "bench" / "report.html").read_text(encoding="utf-8"),
         backend=results["backend"],
         counts=results["counts"],
         versions=versions_here(),
     )
-
-
-def _data_url(path: Path) -> str:
-    kind = "png" if path.suffix == ".png" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _jpeg_url(path: Path) -> str:
-    encoded = encode_jpeg(read_rgb(path), quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"

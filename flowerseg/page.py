@@ -1,0 +1,38 @@
+"""HTML pages that need no other file, no script and no network."""
+
+import base64
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from flowerseg.arrays import Rgb
+from flowerseg.images import encode_jpeg
+
+
+def render_page(template: str, **values: object) -> str:
+    """The page of a template in `templates/`; everything that is put into it is escaped.
+
+    Templates embed a picture with the filter `data_url`.
+    """
+    environment = Environment(
+        loader=PackageLoader("flowerseg"),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["data_url"] = data_url
+    return environment.get_template(template).render(values)
+
+
+def data_url(path: Path) -> str:
+    """A PNG or JPEG file, unchanged, as the address of a picture."""
+    return _data_url("png" if path.suffix == ".png" else "jpeg", path.read_bytes())
+
+
+def jpeg_url(rgb: Rgb) -> str:
+    """Pixels, compressed more than a file would be, as the address of a picture."""
+    return _data_url("jpeg", encode_jpeg(rgb, quality=85))
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

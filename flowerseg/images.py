@@ -35,9 +35,14 @@ def decode_rgb(data: bytes, name: str) -> Rgb:
 
 
 def read_mask_colours(path: Path) -> Rgb:
-    """Read an annotation image with its exact colours, palette resolved, never interpolated."""
-    data = _read_bytes(path)
-    return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, str(path))
+    """Read an annotation image with its exact colours, palette resolved, never interpolated.
+
+    Raises:
+        ImageError: the file cannot be read, is no image, or has more than 8 bits a channel, of
+            which scaling would leave 0 of every class number.
+    """
+    exact = cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH
+    return _decode(_read_bytes(path), cv2.IMREAD_COLOR_RGB | exact, str(path))
 
 
 def write_mask(path: Path, mask: Mask) -> None:
@@ -124,6 +129,8 @@ def _decode(data: bytes, flags: int, name: str) -> Rgb:
     if pixels is None:
         kind = "is empty" if not data else "is not an image that can be decoded, or is cut off"
         raise ImageError(f"{name}: {kind} ({len(data)} bytes). Remove it or copy it again.")
+    if pixels.dtype != np.uint8:
+        raise ImageError(f"{name}: {pixels.dtype} samples in an annotation. Save it with 8 bits.")
     return _u8(pixels)
 
 

@@ -15,6 +15,8 @@ Each message says what is wrong, where, and what to do next. Wrong use of a Pyth
 `ValueError` or `TypeError`; those are bugs of the caller and keep their traceback.
 """
 
+from collections.abc import Iterable
+
 
 class FlowersegError(Exception):
     """Base of everything that a user, not a programmer, has to mend."""
@@ -54,3 +56,9 @@ class ParityError(FlowersegError):
 
 class OutputError(FlowersegError):
     """A result that cannot be written: disk full, read-only folder."""
+
+
+def some_of(names: Iterable[str], most: int = 3) -> str:
+    """The first few of some names for a message: `a, b, c, …`."""
+    listed = list(names)
+    return ", ".join(listed[:most] + ["…"] * (len(listed) > most))

@@ -1,0 +1,85 @@
+"""Oxford 17 Flowers in its own layout: `jpg/`, `trimaps/` and `datasplits.mat`."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from flowerseg.errors import DataError
+from flowerseg.labelled import LabelledPhoto, PhotoSet, photo_set
+from flowerseg.palette import Palette
+
+# Trimaps of flowers17 use one background; some at full resolution also the second.
+OXFORD_PALETTE = Palette(
+    flower=((128, 0, 0),),
+    background=((128, 128, 0), (0, 128, 0)),
+    void=((0, 0, 0),),
+    remedy="Copy the trimaps from the data set again.",
+)
+
+# The data set numbers its photos class by class, in this order.
+OXFORD_CLASSES = (
+    "daffodil",
+    "snowdrop",
+    "lily of the valley",
+    "bluebell",
+    "crocus",
+    "iris",
+    "tigerlily",
+    "tulip",
+    "fritillary",
+    "sunflower",
+    "daisy",
+    "coltsfoot",
+    "dandelion",
+    "cowslip",
+    "buttercup",
+    "windflower",
+    "pansy",
+)
+_PHOTOS_PER_CLASS = 80
+_ALIASES = {"train": "trn1", "val": "val1", "test": "tst1"}
+
+
+def is_oxford(root: Path) -> bool:
+    """Whether the folder is laid out as Oxford 17 Flowers."""
+    return (root / "datasplits.mat").is_file()
+
+
+def open_oxford(root: Path, split: str) -> PhotoSet:
+    """The photos of one split, or of several joined by `+`, that have a trimap on disk.
+
+    Their group is the class by the photo's number. Data in this layout with another number of
+    photos than the real set, such as painted ones, has no classes.
+
+    Raises:
+        DataError: no such split, no photo in it, or a photo is missing.
+    """
+    splits = _read_splits(root)
+    names = [_ALIASES.get(part, part) for part in split.split("+")]
+    if unknown := [name for name in names if name not in splits]:
+        raise DataError(
+            f"{root}: no split {unknown[0]!r}. There are train, val, test and "
+            f"{', '.join(sorted(splits))}."
+        )
+    has_classes = max(map(np.max, splits.values())) == len(OXFORD_CLASSES) * _PHOTOS_PER_CLASS
+    items = (
+        LabelledPhoto(
+            f"image_{number:04d}",
+            root / "jpg" / f"image_{number:04d}.jpg",
+            root / "trimaps" / f"image_{number:04d}.png",
+            OXFORD_PALETTE,
+            OXFORD_CLASSES[(number - 1) // _PHOTOS_PER_CLASS] if has_classes else "",
+        )
+        for number in np.unique(np.concatenate([splits[name] for name in names])).tolist()
+    )
+    # The official splits name photos that have no trimap; they cannot serve here.
+    return photo_set(root, "+".join(names), (i for i in items if i.annotation.is_file()))
+
+
+def _read_splits(root: Path) -> dict[str, NDArray[np.int64]]:
+    """Photo numbers, counted from 1, of every split in the file."""
+    content = loadmat(root / "datasplits.mat")
+    # The file's own header is among its variables, under names with underscores.
+    return {k: v.ravel().astype(np.int64) for k, v in content.items() if not k.startswith("_")}

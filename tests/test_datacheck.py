@@ -1,0 +1,164 @@
+"""The look at every photo before training: what is counted, noted and refused."""
+
+import dataclasses
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowerseg.data import MASK_PALETTE, LabelledPhoto, PhotoSet
+from flowerseg.datacheck import DataCheck, check_photos
+from flowerseg.errors import DataError
+from flowerseg.images import encode_jpeg, write_png
+
+F, B, V = 255, 0, 128  # flower, background and void in a mask
+
+
+def _item(root: Path, name: str, mask: list[list[int]], group: str = "") -> LabelledPhoto:
+    """A photo as large as its mask."""
+    values = np.array(mask, np.uint8)
+    photo, annotation = root / "photos" / f"{name}.png", root / "masks" / f"{name}.png"
+    write_png(photo, np.zeros((*values.shape, 3), np.uint8))
+    write_png(annotation, values)
+    return LabelledPhoto(name, photo, annotation, MASK_PALETTE, group)
+
+
+def _check(train: list[LabelledPhoto], val: list[LabelledPhoto]) -> DataCheck:
+    return check_photos(PhotoSet("mine/train", tuple(train)), PhotoSet("mine/val", tuple(val)))
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> LabelledPhoto:
+    return _item(tmp_path, "sound", [[F, B]])
+
+
+def test_pixels_classes_and_sizes_are_those_of_the_whole_split(
+    tmp_path: Path, sound: LabelledPhoto
+) -> None:
+    train = [
+        _item(tmp_path, "a", [[F, F, B, V]], "rose"),
+        _item(tmp_path, "b", [[B, B], [F, F], [F, V]], "iris"),
+        _item(tmp_path, "c", [[F, B]], "rose"),
+    ]
+    check = _check(train, [sound])
+    assert check.train.name == "mine/train"
+    assert check.train.photos == 3
+    assert check.train.photos_by_class == {"iris": 1, "rose": 2}
+    shares = (check.train.flower_share, check.train.background_share, check.train.void_share)
+    assert shares == (6 / 12, 4 / 12, 2 / 12)
+    assert (check.train.smallest_hw, check.train.largest_hw) == ((1, 2), (3, 2))
+    assert check.val.photos_by_class == {"": 1}
+    assert check.val.flower_share == 0.5
+
+
+def test_odd_masks_are_noted_each_as_one_kind(tmp_path: Path, sound: LabelledPhoto) -> None:
+    bare = [_item(tmp_path, f"bare{i}", [[B, V]]) for i in range(7)]
+    void = _item(tmp_path, "void", [[V, V]])
+    check = _check([sound, *bare, void], [sound])
+    assert check.train.without_flower.count == 7
+    assert check.train.without_flower.names == ("bare0", "bare1", "bare2", "bare3", "bare4")
+    assert (check.train.only_void.count, check.train.only_void.names) == (1, ("void",))
+    assert check.val.without_flower.count == check.val.only_void.count == 0
+
+
+def test_text_is_a_line_for_each_split_and_each_kind_of_note(tmp_path: Path) -> None:
+    train = [
+        _item(tmp_path, "a", [[F, F, B, V], [F, F, B, V]], "rose"),
+        _item(tmp_path, "b", [[B, B]], "iris"),
+    ]
+    val = [_item(tmp_path, f"v{i}", [[V, V, V]]) for i in range(6)]
+    assert _check(train, val).to_text().splitlines() == [
+        "mine/train: 2 photos, 2 classes; flower 40.0 %, background 40.0 %, void 20.0 %; "
+        "2 x 1 to 4 x 2",
+        "  1 masks with no flower: b",
+        "mine/val: 6 photos; flower 0.0 %, background 0.0 %, void 100.0 %; 3 x 1",
+        "  6 masks with nothing but void: v0, v1, v2, v3, v4, …",
+    ]
+
+
+def test_check_is_plain_json(sound: LabelledPhoto) -> None:
+    check = dataclasses.asdict(_check([sound], [sound]))
+    assert json.loads(json.dumps(check))["val"] == {
+        "name": "mine/val",
+        "photos": 1,
+        "photos_by_class": {"": 1},
+        "flower_share": 0.5,
+        "background_share": 0.5,
+        "void_share": 0.0,
+        "smallest_hw": [1, 2],
+        "largest_hw": [1, 2],
+        "without_flower": {"count": 0, "names": []},
+        "only_void": {"count": 0, "names": []},
+    }
+
+
+def test_unreadable_photos_and_masks_are_counted_over_both_splits(
+    tmp_path: Path, sound: LabelledPhoto
+) -> None:
+    photo, mask = _item(tmp_path, "photo", [[F, B]]), _item(tmp_path, "mask", [[F, B]])
+    photo.photo.write_bytes(b"not a photo")
+    mask.annotation.write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        _check([sound, photo], [mask])
+    first, second = str(caught.value).splitlines()
+    assert first == "mine/train and mine/val: 2 of 3 labelled photos cannot be used."
+    assert second.startswith("  cannot be read: 2 (photo, mask). The first: ")
+    assert str(photo.photo) in second
+
+
+def test_mask_of_another_size_than_its_photo_is_refused(
+    tmp_path: Path, sound: LabelledPhoto
+) -> None:
+    item = _item(tmp_path, "a", [[F, B, B]])
+    write_png(item.photo, np.zeros((3, 1, 3), np.uint8))
+    with pytest.raises(DataError, match=r"annotation of another size: 1 \(a\)\. .* is 1 x 3, but"):
+        _check([sound], [item])
+
+
+def test_unknown_colours_are_summed_over_the_set(tmp_path: Path, sound: LabelledPhoto) -> None:
+    bad = [_item(tmp_path, f"bad{i}", [[7, 7, F]]) for i in range(6)]
+    bad.append(_item(tmp_path, "other", [[9, 7, F]]))
+    with pytest.raises(DataError) as caught:
+        _check([sound, *bad[:3]], bad[3:])
+    first, second = str(caught.value).splitlines()
+    assert first.endswith("7 of 8 labelled photos cannot be used.")
+    assert "unknown colours: 7 (bad0, bad1, bad2, bad3, bad4, …). " in second
+    assert "(7, 7, 7) 13 pixels in 7 files, (9, 9, 9) 1 pixels in 1 files. Known are " in second
+    assert "--flower-colour" in second
+
+
+def test_every_kind_of_fault_is_told_at_once(tmp_path: Path, sound: LabelledPhoto) -> None:
+    items = [_item(tmp_path, name, [[F, B]]) for name in ("read", "size", "colour")]
+    items[0].photo.write_bytes(b"")
+    write_png(items[1].annotation, np.zeros((3, 3), np.uint8))
+    write_png(items[2].annotation, np.full((1, 2), 3, np.uint8))
+    with pytest.raises(DataError) as caught:
+        _check(items, [sound])
+    kinds = [line.partition(":")[0].strip() for line in str(caught.value).splitlines()[1:]]
+    assert sorted(kinds) == ["annotation of another size", "cannot be read", "unknown colours"]
+
+
+def _write_turned(path: Path, upright_hw: tuple[int, int]) -> None:
+    """A JPEG whose EXIF says that it lies on its side; upright it has the given size."""
+    height, width = upright_hw
+    jpeg = encode_jpeg(np.zeros((width, height, 3), np.uint8))
+    orientation = struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)  # one entry: turn by 90 degrees
+    body = b"Exif\0\0MM\0*\0\0\0\x08" + orientation
+    jfif_ends = 20
+    exif = b"\xff\xe1" + struct.pack(">H", 2 + len(body)) + body
+    path.write_bytes(jpeg[:jfif_ends] + exif + jpeg[jfif_ends:])
+
+
+def test_masks_match_the_upright_photo(tmp_path: Path) -> None:
+    upright = _item(tmp_path, "upright", [[F], [B], [B]])
+    lying = _item(tmp_path, "lying", [[F, B, B]])
+    for item in (upright, lying):
+        item.photo.unlink()
+    turned = [dataclasses.replace(x, photo=x.photo.with_suffix(".jpg")) for x in (upright, lying)]
+    for item in turned:
+        _write_turned(item.photo, (3, 1))
+    assert _check(turned[:1], turned[:1]).train.smallest_hw == (3, 1)
+    with pytest.raises(DataError, match=r"1 \(lying\)\. .* is 1 x 3, but .* is 3 x 1 .* upright"):
+        _check(turned, turned[:1])

@@ -5,8 +5,6 @@
 
 import dataclasses
 import json
-import types
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +16,8 @@ from typing import Any, Literal
 from flowerseg import __version__
 from flowerseg.errors import ArtifactError
 from flowerseg.files import replacing, sha256_of, write_text
+from flowerseg.folder import FolderRules
+from flowerseg.jsonform import from_json
 from flowerseg.preprocess import Preprocess
 
 SCHEMA = 1
@@ -75,6 +75,7 @@ class Data:
     train_photos: int
     val_photos: int
     val_iou: float
+    rules: FolderRules = field(default_factory=FolderRules)  # how its folder is read
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,11 @@ class Manifest:
     rebuild: str = ""
     created: str = ""
     schema: int = SCHEMA
+
+    @property
+    def rules(self) -> FolderRules:
+        """How a folder of labelled photos is read for this model."""
+        return self.data.rules if self.data else FolderRules()
 
     def to_json(self) -> str:
         """The manifest as readable JSON."""
@@ -190,7 +196,7 @@ def read_manifest(path: Path) -> Manifest:
             "Export the model again with this version."
         )
     try:
-        return typing.cast(Manifest, _from_json(Manifest, fields))
+        return from_json(Manifest, fields)
     except (TypeError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path}: wrong field in the manifest: {error}.") from error
 
@@ -254,33 +260,3 @@ def versions_here() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _from_json(kind: Any, value: Any) -> Any:
-    """Rebuild dataclasses, enums and tuples from JSON, refusing what does not fit the types."""
-    origin = typing.get_origin(kind)
-    if origin in (types.UnionType, typing.Union):
-        inner = [option for option in typing.get_args(kind) if option is not types.NoneType]
-        return None if value is None else _from_json(inner[0], value)
-    if origin is Literal:
-        if value not in typing.get_args(kind):
-            raise ValueError(f"{value!r} is none of {typing.get_args(kind)}")
-        return value
-    if origin is tuple:
-        args = typing.get_args(kind)
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        return tuple(_from_json(k, v) for k, v in zip(kinds, value, strict=True))
-    if origin is dict:
-        return dict(value)
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        if unknown := set(value) - set(hints):
-            raise ValueError(f"unknown {', '.join(sorted(unknown))}")
-        return kind(**{k: _from_json(hints[k], v) for k, v in value.items()})  # type: ignore[operator]  # a class, not an instance
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if issubclass(kind, StrEnum):
-        return kind(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TypeError(f"{value!r} is not {kind.__name__}")
-    return value

@@ -15,7 +15,12 @@ FORMAT = "flowerseg-checkpoint-1"
 def save_checkpoint(path: Path, network: FlowerNet, manifest: Manifest) -> Artifact:
     """Write the network's weights and their manifest, whose hash and date are filled in."""
     weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    content = {"format": FORMAT, "architecture": str(network.architecture), "weights": weights}
+    content = {
+        "format": FORMAT,
+        "architecture": str(network.architecture),
+        "head_padding": network.head.padding[0],
+        "weights": weights,
+    }
     return publish(path, manifest, lambda temporary: torch.save(content, temporary))
 
 
@@ -43,7 +48,9 @@ def network_from_artifact(artifact: Artifact) -> FlowerNet:
     content = read_weights_only(artifact.path)
     if content.get("format") != FORMAT:
         raise ArtifactError(f"{artifact.path}: not a {FORMAT} file. Train or export it again.")
-    network = FlowerNet(Architecture(content["architecture"]))
+    network = FlowerNet(
+        Architecture(content["architecture"]), head_padding=content.get("head_padding", 1)
+    )
     try:
         network.load_state_dict(
             {

@@ -203,7 +203,7 @@ def _summary(source: Source, steps: Sequence[Step], out: Path) -> Summary:
     names = [p.stem for p in sorted((out / "models").glob("*.json"))]
     return Summary(
         data=source.words,
-        val_iou=train["val"]["iou"],
+        val_iou=train["splits"][0]["scores"]["iou"],
         models=tuple(
             _model_row(name, m, out / "models" / name)
             for name, m in zip(names, manifests, strict=True)
@@ -265,9 +265,10 @@ def render_report(source: Source, steps: Sequence[Step], summary: Summary, out: 
         steps=steps,
         summary=summary,
         train=steps[0].result,
+        val=steps[0].result["splits"][0],
         curves=out / "run" / "curves.png",
         panels=sorted((out / "run" / "panels").glob("epoch_*.jpg"))[-1],
-        worst=out / "run" / "panels" / "worst.jpg",
+        worst=out / "run" / "panels" / f"worst_{_short(steps[0].result)}.jpg",
         overlays=[
             jpeg_url(read_rgb(path))
             for path in sorted((out / "segmented").rglob("overlays/*"))[:24]
@@ -277,3 +278,8 @@ def render_report(source: Source, steps: Sequence[Step], summary: Summary, out: 
         counts=results["counts"],
         versions=versions_here(),
     )
+
+
+def _short(train: Mapping[str, Any]) -> str:
+    """`val1` of `flowers17/val1`, as panels are named."""
+    return str(train["splits"][0]["name"]).rpartition("/")[2]

@@ -1,11 +1,12 @@
 """Segment labelled photos and count: the one loop behind training, proof and benchmark scores."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from flowerseg.arrays import Labels, Mask, Rgb, SizeHW
+from flowerseg.arrays import Foreground, Labels, Mask, Rgb, SizeHW, size_of
 from flowerseg.data import LabelledPhoto, PhotoSet
 from flowerseg.errors import DataError
+from flowerseg.masks import mask_from_foreground
 from flowerseg.metrics import Counts, count
 from flowerseg.segmenter import Segmenter
 
@@ -43,6 +44,17 @@ def segment_labelled(segmenter: Segmenter, photos: PhotoSet, batch: int) -> Iter
 def count_labelled(segmenter: Segmenter, photos: PhotoSet, batch: int) -> list[Counts]:
     """Counts of each photo of a set. See `segment_labelled`."""
     return [segmented.counts for segmented in segment_labelled(segmenter, photos, batch)]
+
+
+def count_foregrounds(
+    foregrounds: Iterable[Foreground], photos: PhotoSet, threshold: float = 0.5
+) -> list[Counts]:
+    """Counts of each photo of a set whose probability maps (H, W) are known, in its order."""
+    counts = []
+    for item, foreground in zip(photos.photos, foregrounds, strict=True):
+        labels = item.read_labels()
+        counts.append(count(mask_from_foreground(foreground, size_of(labels), threshold), labels))
+    return counts
 
 
 def read_pair(item: LabelledPhoto) -> tuple[Rgb, Labels]:

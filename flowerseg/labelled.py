@@ -61,10 +61,13 @@ class PhotoSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """One hash over names, photos and annotations: equal only for equal data."""
+        """One hash over names, photos, annotations and what their colours mean."""
         digest = hashlib.sha256()
         for item, content in zip(self.photos, self.content_hashes, strict=True):
-            digest.update(f"{item.name}\0{content}\0{sha256_of(item.annotation)}\n".encode())
+            known = item.palette
+            meaning = f"{known.flower} {known.background} {known.void}"
+            annotation = f"{sha256_of(item.annotation)}\0{meaning}"
+            digest.update(f"{item.name}\0{content}\0{annotation}\n".encode())
         return digest.hexdigest()
 
     def part(self, places: Iterable[int]) -> "PhotoSet":

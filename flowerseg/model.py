@@ -1,5 +1,6 @@
 """The network: torchvision's DeepLabV3 with two classes, and its deployable form."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ class FlowerNet(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, *, head_padding: int = 1) -> None:
         super().__init__()
         build = getattr(segmentation, architecture)
         network = build(weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
@@ -41,8 +42,9 @@ class FlowerNet(nn.Module):
         self.backbone: nn.Module = network.backbone
         self.classifier: nn.Sequential = network.classifier
         # The study's 3 x 3 head, padded, so that it does not shrink the map.
-        self.classifier[4] = nn.Conv2d(256, 2, kernel_size=3, padding=1)
+        self.classifier[4] = nn.Conv2d(256, 2, kernel_size=3, padding=head_padding)
         _broadcast_pooled_branch(self.classifier)
+        _skip_idle_taps(self.classifier)
         mean = 255 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
         std = 255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
         # Constants of the contract, not weights: they stay out of the checkpoint.
@@ -56,14 +58,24 @@ class FlowerNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, H, W), float32, from images (N, H, W, 3), uint8, RGB."""
+        return self.logits(self.features(images), images.shape[1:3])
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees: (N, 256, h, w), from images (N, H, W, 3), uint8, RGB."""
         # TensorRT takes uint8 only at the border: cast first, transpose after.
         samples = (images.float().permute(0, 3, 1, 2) - self.mean) / self.std
         samples = samples.to(self.head.weight.dtype)
-        scores = self.classifier(self.backbone(samples)["out"]).float()
+        features: Tensor = self.backbone(samples)["out"]
+        for layer in list(self.classifier)[:4]:
+            features = layer(features)
+        return features
+
+    def logits(self, features: Tensor, size_hw: Sequence[int]) -> Tensor:
+        """Logits (N, H, W), float32, of frames of `size_hw` from their `features`."""
+        scores = self.head(features).float()
         margin = scores[:, 1:] - scores[:, :1]
-        size_hw = images.shape[1:3]
         upsampled = functional.interpolate(
-            margin, size=size_hw, mode="bilinear", align_corners=False
+            margin, size=tuple(size_hw), mode="bilinear", align_corners=False
         )
         return upsampled[:, 0]
 
@@ -77,9 +89,13 @@ class Deployable(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """`foreground` (N, H, W), uint8, from `images` (N, H, W, 3), uint8, RGB."""
-        probability = torch.sigmoid(self.network(images))
-        # floor(256 p): value >= 128 is exactly p >= 0.5. The cast to uint8 is what floors.
-        return (probability * 256).clamp(max=255).to(torch.uint8)
+        return foreground_from_logits(self.network(images))
+
+
+def foreground_from_logits(logits: Tensor) -> Tensor:
+    """`min(255, floor(256 p))` (N, H, W), uint8, of the flower's probability p."""
+    # floor(256 p): value >= 128 is exactly p >= 0.5. The cast to uint8 is what floors.
+    return (torch.sigmoid(logits) * 256).clamp(max=255).to(torch.uint8)
 
 
 class _BroadcastPooling(nn.Sequential):
@@ -100,3 +116,25 @@ def _broadcast_pooled_branch(classifier: nn.Sequential) -> None:
     if not isinstance(pooling, ASPPPooling):
         raise AssertionError(f"torchvision's ASPP changed: last branch is {type(pooling)}")
     branches[-1] = _BroadcastPooling(*pooling)
+
+
+class _DilatedConv(nn.Conv2d):
+    """A padded, dilated 3 x 3 convolution without the taps that meet nothing but padding.
+
+    On a map no larger than the dilation all taps but the centre one read zeros only: two of ASPP's
+    three dilated branches on MobileNetV3's 14 x 14 map of a 224 frame, one of ResNet's on 28 x 28.
+    Leaving them out is exact, and saves eight ninths of the branch.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        # A traced graph keeps the plain convolution, which every runtime knows.
+        if torch.compiler.is_exporting() or min(self.dilation) < max(features.shape[-2:]):
+            return super().forward(features)
+        return functional.conv2d(features, self.weight[:, :, 1:2, 1:2], self.bias)
+
+
+def _skip_idle_taps(classifier: nn.Sequential) -> None:
+    for module in classifier.modules():
+        if isinstance(module, nn.Conv2d) and min(module.dilation) > 1:
+            # The same weights under the same name; only forward differs.
+            module.__class__ = _DilatedConv

@@ -19,7 +19,9 @@ _BACKBONES = {
 }
 
 
-def network_from_weights(architecture: Architecture, weights: str) -> FlowerNet:
+def network_from_weights(
+    architecture: Architecture, weights: str, *, head_padding: int = 1
+) -> FlowerNet:
     """A network that starts from `weights`: coco, imagenet, none, or the path of a file.
 
     A file is a checkpoint of flowerseg or a state dict of torchvision's DeepLabV3. A head of
@@ -29,7 +31,7 @@ def network_from_weights(architecture: Architecture, weights: str) -> FlowerNet:
         TrainingError: the download failed, or the file does not fit the architecture.
         ArtifactError: the file cannot be read.
     """
-    network = FlowerNet(architecture)
+    network = FlowerNet(architecture, head_padding=head_padding)
     if weights == "none":
         return network
     if weights == "coco":

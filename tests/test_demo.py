@@ -103,18 +103,17 @@ def report_input(out: Path) -> tuple[demo.Source, list[demo.Step], demo.Summary,
     picture = np.full((8, 8, 3), 200, np.uint8)
     write_png(out / "run" / "curves.png", picture)
     write_jpeg(out / "run" / "panels" / "epoch_002.jpg", picture)
-    write_jpeg(out / "run" / "panels" / "worst.jpg", picture)
+    write_jpeg(out / "run" / "panels" / "worst_val1.jpg", picture)
     write_png(out / "segmented" / "overlays" / "a.jpg.png", picture)
     (out / "bench").mkdir()
     (out / "bench" / "report.html").write_text("<b>bench</b>")
     scores = {"photos": 2, "iou": 0.9123, "mean_iou": 0.9, "dice": 0.95, "pixel_accuracy": 0.97}
     train = {
-        "val": scores,
+        "splits": [{"name": "painted/val1", "scores": scores, "worst": [["image_0001", 0.4]]}],
         "train_photos": 4,
         "epochs": [{}],
         "best_epoch": 1,
         "device": "a processor",
-        "worst_photos": [["image_0001", 0.4]],
     }
     backend = {"runtime": "onnxruntime", "version": "1", "device_name": "a processor"}
     predict = {"backend": backend, "counts": {"photos": 1, "ok": 1, "failed": 0}}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from flowerseg.arrays import Images, Rgb
-from flowerseg.data import PhotoSet, open_photos
+from flowerseg.data import FolderRules, PhotoSet, open_photos
 from flowerseg.images import read_rgb
 from flowerseg.listing import list_photos
 from flowerseg.preprocess import Preprocess, frame_from_photo
@@ -37,14 +37,16 @@ class Photos:
         return spread(self.files, MOST_FOR_QUALITY)
 
 
-def open_bench_photos(folder: Path | None, data: Path | None, split: str, out: Path) -> Photos:
+def open_bench_photos(
+    folder: Path | None, data: Path | None, split: str, rules: FolderRules, out: Path
+) -> Photos:
     """Find the photos: those in `folder`, else those of the labelled data.
 
     Raises:
         DataError: a folder, a layout, a split or every photo is missing.
         ValueError: neither was given.
     """
-    labelled = open_photos(data, split) if data is not None else None
+    labelled = open_photos(data, split, rules) if data is not None else None
     if folder is not None:
         listing = list_photos(folder, out)
         files = tuple(listing.folder / path for path in listing.photos)

@@ -11,7 +11,7 @@ from flowerseg.cli.verify import proof_progress, proof_text
 if TYPE_CHECKING:
     from flowerseg.artifact import Batch
 
-TARGETS = ["onnx", "tensorrt", "tensorrt-rtx", "pt2"]
+TARGETS = ["onnx", "tensorrt", "tensorrt-rtx", "pt2", "checkpoint"]
 
 
 @click.command(cls=Command)
@@ -59,13 +59,13 @@ def export(
 
     The graph takes uint8 RGB frames (N, H, W, 3) and gives uint8 probabilities (N, H, W); cast,
     normalisation, upsampling and sigmoid are inside. An engine keeps the ONNX file that it was
-    built from beside it.
+    built from beside it. checkpoint --fp16 is a copy of half the size, to be shipped or trained on.
     """
     if fp16 and int8:
         raise click.UsageError("--fp16 and --int8 exclude each other.")
     if int8 and data is None:
         raise click.UsageError("--int8 calibrates on photos: give --data.")
-    if int8 and target == "pt2":
+    if int8 and target in ("pt2", "checkpoint"):
         raise click.UsageError("--int8 is for onnx, tensorrt and tensorrt-rtx.")
     from flowerseg.artifact import Kind, Precision
     from flowerseg.errors import ParityError

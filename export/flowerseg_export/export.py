@@ -25,7 +25,7 @@ from flowerseg.artifact import (
 )
 from flowerseg.backends.device import compute_capability, device_name, resolve_device
 from flowerseg.backends.trt import import_tensorrt
-from flowerseg.checkpoint import network_from_artifact
+from flowerseg.checkpoint import network_from_artifact, save_checkpoint
 from flowerseg.data import PhotoSet, open_photos
 from flowerseg.errors import BackendUnavailable, ExportError
 from flowerseg.half import half_from_network
@@ -86,9 +86,12 @@ def export_model(
     """
     source = open_artifact(config.checkpoint)
     network = network_from_artifact(source)
-    photos = open_photos(config.data, config.split) if config.data else None
+    rules = source.manifest.rules
+    photos = open_photos(config.data, config.split, rules) if config.data else None
     _refuse_existing(config)
-    if config.target is Kind.PT2:
+    if config.target is Kind.CHECKPOINT:
+        written = [_write_compact(config, source, network)]
+    elif config.target is Kind.PT2:
         on_stage("compiling with AOTInductor")
         written = [_write_pt2(config, source, network)]
     else:
@@ -103,6 +106,12 @@ def export_model(
     limited = photos.limited(config.limit) if photos else None
     on_stage("proving")
     return [_proved(artifact, source, limited, config.device, on_batch) for artifact in written]
+
+
+def _write_compact(config: ExportConfig, source: Artifact, network: FlowerNet) -> Artifact:
+    """A checkpoint of half the size: weights are stored in half and computed with in FP32."""
+    stored = half_from_network(network) if config.precision is Precision.FP16 else network
+    return save_checkpoint(config.out, stored, _manifest(config, source, Kind.CHECKPOINT))
 
 
 def _write_onnx(config: ExportConfig, source: Artifact, network: FlowerNet) -> Artifact:
@@ -151,7 +160,8 @@ def _manifest(config: ExportConfig, source: Artifact, kind: Kind) -> Manifest:
     return Manifest(
         kind=kind,
         architecture=source.manifest.architecture,
-        precision=config.precision,
+        # A checkpoint is computed with in FP32, whatever its weights are stored in.
+        precision=Precision.FP32 if kind is Kind.CHECKPOINT else config.precision,
         preprocess=source.manifest.preprocess,
         threshold=source.manifest.threshold,
         parents=(as_parent(source),),
@@ -180,9 +190,12 @@ def _metadata(manifest: Manifest) -> dict[str, str]:
 def _calibration_frames(config: ExportConfig, source: Artifact) -> list[Rgb]:
     if config.data is None:
         raise AssertionError("ExportConfig lets no INT8 pass without data")
-    photos = open_photos(config.data, config.calibration_split).limited(CALIBRATION_PHOTOS)
-    preprocess = source.manifest.preprocess
-    return [frame_from_photo(item.read_rgb(), preprocess) for item in photos.photos]
+    manifest = source.manifest
+    photos = open_photos(config.data, config.calibration_split, manifest.rules)
+    return [
+        frame_from_photo(item.read_rgb(), manifest.preprocess)
+        for item in photos.limited(CALIBRATION_PHOTOS).photos
+    ]
 
 
 def _proved(

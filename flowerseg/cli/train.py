@@ -1,36 +1,111 @@
 """`flowerseg-train`."""
 
+import tomllib
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from flowerseg.cli.options import Command, device_option, json_option, print_result, stderr_console
 
 if TYPE_CHECKING:
-    from flowerseg.train import Epoch, TrainReport
+    from flowerseg.train import Epoch, TrainConfig, TrainReport
 
 ARCHITECTURES = ["deeplabv3_resnet101", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large"]
+FAULTS = [
+    "shared-photos",
+    "blended-masks",
+    "void-as-background",
+    "drifting-batchnorm",
+    "unpadded-head",
+]
+# What may stand beside --resume: all else is the run's own.
+_WITH_RESUME = {"resume", "device", "as_json"}
+
+
+def _use_recipe(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Let a recipe fill in what the command line leaves open."""
+    if value is None:
+        return None
+    try:
+        if value == "notebook":
+            text = resources.files("flowerseg").joinpath("recipes/notebook.toml").read_text("utf-8")
+        else:
+            text = Path(value).read_text(encoding="utf-8")
+        recipe = tomllib.loads(text)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{value}: cannot be read as TOML: {error}") from error
+    known = {p.name for p in ctx.command.params} - {"recipe", "resume", "force", "as_json"}
+    chosen = {name.replace("-", "_"): setting for name, setting in recipe.items()}
+    if unknown := sorted(chosen.keys() - known):
+        raise click.BadParameter(
+            f"{value}: unknown {', '.join(unknown)}. Settings are named like the long options."
+        )
+    ctx.default_map = {**(ctx.default_map or {}), **chosen}
+    return value
 
 
 @click.command(cls=Command)
 @click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Oxford 17 Flowers (jpg/, trimaps/, datasplits.mat), or a folder with photos/ and masks/.",
+    "--recipe",
+    metavar="notebook|FILE",
+    is_eager=True,
+    callback=_use_recipe,
+    help="Settings from a TOML file, named like these options, which come before it. notebook: "
+    "the original study with its faults, named when it starts, for comparison.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the run's files."
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on with an interrupted run after its last whole epoch; takes no other settings.",
 )
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Oxford 17 Flowers (jpg/, trimaps/, datasplits.mat), or a folder with photos/ and masks/.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the run's files.")
+@click.option(
+    "--flower-colour",
+    multiple=True,
+    metavar="R,G,B|N",
+    help="Flower in masks of a folder; N is a grey level or class. Repeatable. [default: 255]",
+)
+@click.option(
+    "--void-colour",
+    multiple=True,
+    metavar="R,G,B|N",
+    help="Not labelled: counts nowhere. Repeatable. [default: 128]",
+)
+@click.option(
+    "--background-colour",
+    multiple=True,
+    metavar="R,G,B|N|any",
+    help="any: every other colour. Repeatable. [default: 0]",
+)
+@click.option(
+    "--val-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Share of a folder's photos that validate, the same of each class (subfolder); not used "
+    "where train.txt and val.txt list names.",
+)
+@click.option("--split-seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--arch", type=click.Choice(ARCHITECTURES), default=ARCHITECTURES[0], show_default=True
 )
@@ -49,13 +124,60 @@ ARCHITECTURES = ["deeplabv3_resnet101", "deeplabv3_resnet50", "deeplabv3_mobilen
     help="What trains; the rest is frozen, its BatchNorm too.",
 )
 @click.option(
-    "--epochs", type=click.IntRange(min=1), help="[default: 10 head, 20 classifier, 50 all]"
+    "--epochs", type=click.IntRange(min=1), help="[default: 10 head, 20 classifier, 60 all]"
 )
-@click.option("--batch-size", type=click.IntRange(min=2), default=16, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=2),
+    default=16,
+    show_default=True,
+    help="Of all processes together, under torchrun.",
+)
 @click.option(
     "--lr",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Peak of the one-cycle schedule. [default: 0.01 head, 0.002 classifier and all]",
+    help="Peak of the schedule. [default: 0.01 head, 0.002 classifier and all]",
+)
+@click.option(
+    "--optimiser", type=click.Choice(["adamw", "adam"]), default="adamw", show_default=True
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["one-cycle", "constant"]),
+    default="one-cycle",
+    show_default=True,
+)
+@click.option(
+    "--overlap-weight",
+    type=click.FloatRange(min=0),
+    help="Of the soft IoU in the loss. [default: 0 head, 1 classifier and all]",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Frames of each photo where only the head trains: itself, and augmented ones.",
+)
+@click.option(
+    "--cache/--no-cache",
+    default=True,
+    show_default=True,
+    help="Where only the head trains, compute the frozen network's features once and keep them.",
+)
+@click.option(
+    "--cache-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20,
+    show_default=True,
+    help="Bound on all kept features; the longest unused go first.",
+)
+@click.option(
+    "--amp",
+    type=click.Choice(["auto", "bf16", "fp16", "off"]),
+    default="auto",
+    show_default=True,
+    help="Mixed precision; auto is what the hardware computes fast.",
 )
 @click.option(
     "--size",
@@ -66,77 +188,126 @@ ARCHITECTURES = ["deeplabv3_resnet101", "deeplabv3_resnet50", "deeplabv3_mobilen
 )
 @click.option("--train-split", default="train", show_default=True, help="trn1 in Oxford 17.")
 @click.option("--val-split", default="val", show_default=True, help="val1 in Oxford 17.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--test-split", help="Scored once, by the best checkpoint: test is tst1 in Oxford 17."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--fault",
+    type=click.Choice(FAULTS),
+    multiple=True,
+    help="Repeat a fault of the original study, to see what its correction is worth. Repeatable.",
+)
 @click.option("--force", is_flag=True, help="Replace a run that is already in --out.")
 @device_option
 @json_option
-def train(
-    data: Path,
-    out: Path,
-    arch: str,
-    weights: str,
-    trainable: str,
-    epochs: int | None,
-    batch_size: int,
-    lr: float | None,
-    size: int,
-    train_split: str,
-    val_split: str,
-    seed: int,
-    force: bool,
-    device: str,
-    as_json: bool,
-) -> None:
+@click.pass_context
+def train(ctx: click.Context, /, resume: Path | None, as_json: bool, **options: Any) -> None:
     """Fine-tune DeepLabV3 into a flower / background segmenter.
 
-    Leaves in --out: best.pt and last.pt with their manifests, metrics.csv, curves.png, panels/ and
-    report.json. Outlines and flowers that nobody labelled (void) count neither in the loss nor in
-    the scores.
+    Leaves in --out: best.pt and last.pt with their manifests, config.json, metrics.csv, curves.png,
+    panels/, report.json and report.html. Outlines and flowers that nobody labelled (void) count
+    neither in the loss nor in the scores. Under torchrun all processes train together.
     """
-    from typing import cast
-
-    from flowerseg.model import Architecture
-    from flowerseg.preprocess import Preprocess
-    from flowerseg.train import DEFAULTS, Trainable, TrainConfig
     from flowerseg.train import train as run
 
-    part = cast(Trainable, trainable)
-    config = TrainConfig(
-        data=data,
-        out=out,
-        architecture=Architecture(arch),
-        weights=weights,
-        trainable=part,
-        train_split=train_split,
-        val_split=val_split,
-        epochs=epochs or DEFAULTS[part].epochs,
-        batch_size=batch_size,
-        lr=lr or DEFAULTS[part].lr,
-        preprocess=Preprocess(size_hw=(size, size)),
-        device=device,
-        seed=seed,
-        force=force,
-    )
+    config = _config_to_go_on(ctx, resume) if resume else _config(**options)
     with _TrainProgress(config.epochs) as progress:
-        report = run(config, progress.on_step, progress.on_epoch)
+        report = run(config, progress, resume=resume is not None)
     print_result(report, _text(report), as_json=as_json)
 
 
+def _config(
+    data: Path | None,
+    out: Path | None,
+    arch: str,
+    size: int,
+    epochs: int | None,
+    lr: float | None,
+    overlap_weight: float | None,
+    flower_colour: tuple[str, ...],
+    void_colour: tuple[str, ...],
+    background_colour: tuple[str, ...],
+    val_share: float,
+    split_seed: int,
+    cache_gib: float,
+    fault: tuple[str, ...],
+    recipe: str | None,
+    **same: Any,
+) -> "TrainConfig":
+    """The run that the command line describes; options that need no translation are in `same`."""
+    from flowerseg.folder import rules_from_text
+    from flowerseg.model import Architecture
+    from flowerseg.preprocess import Preprocess
+    from flowerseg.train import DEFAULTS, Fault, TrainConfig
+
+    if data is None or out is None:
+        raise click.UsageError("--data and --out are needed (or --resume RUN).")
+    try:
+        rules = rules_from_text(
+            flower_colour, void_colour, background_colour, val_share, split_seed
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    usual = DEFAULTS[same["trainable"]]
+    return TrainConfig(
+        data=data,
+        out=out,
+        rules=rules,
+        architecture=Architecture(arch),
+        preprocess=Preprocess(size_hw=(size, size)),
+        epochs=epochs or usual.epochs,
+        lr=lr or usual.lr,
+        overlap_weight=usual.overlap_weight if overlap_weight is None else overlap_weight,
+        cache_bytes=round(cache_gib * 2**30),
+        faults=tuple(Fault(name) for name in fault),
+        **same,
+    )
+
+
+def _config_to_go_on(ctx: click.Context, run: Path) -> "TrainConfig":
+    import dataclasses
+
+    from flowerseg.train import RunFolder
+
+    given = [
+        name
+        for name in ctx.params
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        and name not in _WITH_RESUME
+    ]
+    if given:
+        listed = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise click.UsageError(f"--resume goes on with the run's own settings: leave out {listed}.")
+    return dataclasses.replace(RunFolder(run).config(), device=ctx.params["device"])
+
+
+class _Speed(ProgressColumn):
+    """Photos a second, as the bar's own clock has it."""
+
+    def render(self, task: Task) -> Text:
+        """The column's text."""
+        return Text(f"{task.speed:.1f} photos/s" if task.speed else "")
+
+
 class _TrainProgress:
-    """A bar over all steps, and one line for each validated epoch."""
+    """A bar over all photos of all epochs, and one line for each validated epoch."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
         self._console = stderr_console()
-        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         self._progress = Progress(
             *columns,
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
+            _Speed(),
+            TextColumn("{task.fields[losses]}"),
             console=self._console,
         )
         self._task: TaskID | None = None
+        self._title = ""
+        self._iou = ""
 
     def __enter__(self) -> "_TrainProgress":
         return self
@@ -144,28 +315,48 @@ class _TrainProgress:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def on_step(self, epoch: int, steps: int, loss: float) -> None:
-        total = steps * self._epochs
-        label = f"{epoch}/{self._epochs}"
-        if self._task is None:  # no bar before there is a step to show: data may yet be refused
-            self._progress.start()
-            self._task = self._progress.add_task("", epoch=label, loss=loss)
-        self._progress.update(self._task, advance=1, total=total, epoch=label, loss=loss)
+    def note(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, markup=False)
 
-    def on_epoch(self, epoch: "Epoch") -> None:
+    def features(self, split: str, done: int, total: int) -> None:
+        self._show(f"features {split}", done, total, "")
+
+    def step(self, epoch: int, loss: float, done: int, total: int) -> None:
+        self._show(f"epoch {epoch}/{self._epochs}", done, total, f"loss {loss:.4f}{self._iou}")
+
+    def epoch(self, epoch: "Epoch") -> None:
         if epoch.scores:
+            self._iou = f"  val IoU {epoch.scores.iou:.4f}"
             self._console.print(
                 f"epoch {epoch.epoch:3d}  loss {epoch.train_loss:.4f}  "
                 f"val IoU {epoch.scores.iou:.4f}  mean {epoch.scores.mean_iou:.4f}"
             )
 
+    def _show(self, title: str, done: int, total: int, losses: str) -> None:
+        if title.partition(" ")[0] != self._title.partition(" ")[0] or self._task is None:
+            # No bar before there is a step to show, since data may yet be refused; and a new one
+            # for what goes at another speed.
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._progress.start()
+            self._task = self._progress.add_task(title, total=total, losses=losses, completed=done)
+        self._title = title
+        self._progress.update(
+            self._task, description=title, completed=done, total=total, losses=losses
+        )
+
 
 def _text(report: "TrainReport") -> str:
-    val = report.val
-    name, worst = report.worst_photos[0]
-    return (
-        f"{report.checkpoint}: best of {len(report.epochs)} epochs is {report.best_epoch}\n"
-        f"flower IoU {val.iou:.4f} on {val.photos} photos (void left out), mean over photos "
-        f"{val.mean_iou:.4f}, Dice {val.dice:.4f}, pixel accuracy {val.pixel_accuracy:.4f}\n"
-        f"worst photo: {name}, IoU {worst:.4f}; see panels/worst.jpg"
-    )
+    lines = [
+        f"{report.checkpoint}: best of {len(report.epochs)} epochs is {report.best_epoch}",
+    ]
+    for split in report.splits:
+        found = split.scores
+        name, worst = split.worst[0]
+        lines += [
+            f"{split.name}, {split.role}: flower IoU {found.iou:.4f} on {found.photos} photos "
+            f"(void left out), mean over photos {found.mean_iou:.4f}, Dice {found.dice:.4f}, "
+            f"pixel accuracy {found.pixel_accuracy:.4f}; worst {name}, {worst:.4f}",
+        ]
+    folder = report.config.out
+    return "\n".join([*lines, f"{folder}/report.html shows curves, panels and the worst photos"])

@@ -57,12 +57,13 @@ def verify(
     from flowerseg.errors import ParityError
     from flowerseg.parity import prove
 
-    photos = open_photos(data, split).limited(limit)
+    source = open_artifact(reference)
+    photos = open_photos(data, split, source.manifest.rules).limited(limit)
     artifact = open_artifact(model)
     with proof_progress() as on_batch:
         proof = prove(
             artifact,
-            open_artifact(reference),
+            source,
             photos,
             device=device,
             runtime=runtime,

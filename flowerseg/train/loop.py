@@ -1,299 +1,309 @@
 """Fine-tuning: from labelled photos to a checkpoint with curves, pictures and a report."""
 
-import csv
-import dataclasses
-import io
-import json
+import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from flowerseg.arrays import FLOWER, VOID, Rgb
+from flowerseg.arrays import Foreground
 from flowerseg.artifact import Data, Kind, Manifest, Precision, versions_here
-from flowerseg.augment import TrainingFrames
-from flowerseg.backends.device import computes_bf16, device_name, resolve_device
+from flowerseg.backends.device import device_name, resolve_device
 from flowerseg.backends.pytorch import PyTorchBackend
-from flowerseg.checkpoint import load_checkpoint, save_checkpoint
-from flowerseg.data import PhotoSet, open_photos, refuse_overlap
+from flowerseg.checkpoint import load_checkpoint
+from flowerseg.data import open_photos, refuse_overlap
+from flowerseg.datacheck import DataCheck, check_photos
 from flowerseg.errors import TrainingError
-from flowerseg.evaluate import Segmented, count_labelled, segment_labelled
-from flowerseg.files import write_text
-from flowerseg.images import write_jpeg
-from flowerseg.metrics import Scores, iou, scores
-from flowerseg.model import Architecture, FlowerNet
-from flowerseg.pictures import panel, stacked, write_curves
-from flowerseg.preprocess import Preprocess
+from flowerseg.evaluate import count_foregrounds, count_labelled, segment_labelled
+from flowerseg.labelled import PhotoSet
+from flowerseg.metrics import Counts, scores
+from flowerseg.model import FlowerNet, foreground_from_logits
 from flowerseg.segmenter import Segmenter
+from flowerseg.train.amp import Amp, resolve_amp
+from flowerseg.train.config import Fault, TrainConfig, rebuild_command
+from flowerseg.train.features import FeatureCache, Features, feature_key, frozen_features
+from flowerseg.train.frames import EpochViews, TrainingFrames, View, seed_from, smallest_batch
+from flowerseg.train.processes import Processes, device_of_this_process, joined_processes
+from flowerseg.train.report import WORST, Epoch, ScoredSplit, TrainReport, scored_split
+from flowerseg.train.run import BEST, Progress, RunFolder
+from flowerseg.train.trainer import OnStep, Trainer, moving_tensors
 from flowerseg.weights import network_from_weights
 
-Trainable = Literal["head", "classifier", "all"]
-
-VAL_BATCH = 8
 PANELS = 6
-# torchvision's MobileNetV3 has 0.01, meant for the long epochs of ImageNet: with 26 steps an epoch
-# the running statistics trail the weights so far that the first ten epochs validate as empty masks.
-BN_MOMENTUM = 0.1
-_MAX_VALIDATIONS = 12  # a validation costs a fifth of an epoch on two cores
+VAL_BATCH = 8
+MAX_VALIDATIONS = 25  # a validation costs a fifth of an epoch on two cores
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What suits how much of the network trains."""
+class Watcher(Protocol):
+    """Who is told how the run goes."""
 
-    epochs: int
-    lr: float
+    def note(self, text: str) -> None:
+        """Something that the user should read before the first step."""
 
+    def features(self, split: str, done: int, total: int) -> None:
+        """Frames of `split` that went through the frozen network."""
 
-# A single layer stands a far larger step than 11 million weights from scratch.
-DEFAULTS: dict[Trainable, Defaults] = {
-    "head": Defaults(epochs=10, lr=1e-2),
-    "classifier": Defaults(epochs=20, lr=2e-3),
-    "all": Defaults(epochs=50, lr=2e-3),
-}
+    def step(self, epoch: int, loss: float, done: int, total: int) -> None:
+        """A step was taken: `done` of the `total` photos of all epochs have been trained on."""
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides what comes out of a run."""
-
-    data: Path
-    out: Path
-    architecture: Architecture = Architecture.RESNET101
-    weights: str = "coco"
-    trainable: Trainable = "head"
-    train_split: str = "train"
-    val_split: str = "val"
-    epochs: int = DEFAULTS["head"].epochs
-    batch_size: int = 16
-    lr: float = DEFAULTS["head"].lr
-    preprocess: Preprocess = dataclasses.field(default_factory=Preprocess)
-    device: str = "auto"
-    seed: int = 0
-    force: bool = False  # replace a run that is already in `out`
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or not 0 < self.lr < 1:
-            raise ValueError(
-                "epochs must be at least 1, batch_size at least 2 (BatchNorm has no variance of "
-                f"one), lr between 0 and 1; not {self.epochs}, {self.batch_size}, {self.lr}"
-            )
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch is over, its files are written."""
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One row of metrics.csv; scores are None where the epoch was not validated."""
+class Silent:
+    """Tells nobody."""
 
-    epoch: int
-    lr: float
-    train_loss: float
-    scores: Scores | None = None
+    def note(self, text: str) -> None:
+        """Nothing."""
 
-    def row(self) -> dict[str, float]:
-        """Flat, for CSV and curves."""
-        flat: dict[str, float] = {
-            "epoch": self.epoch,
-            "lr": self.lr,
-            "train_loss": self.train_loss,
-        }
-        if self.scores:
-            flat |= {f"val_{name}": v for name, v in dataclasses.asdict(self.scores).items()}
-        return flat
+    def features(self, split: str, done: int, total: int) -> None:
+        """Nothing."""
 
+    def step(self, epoch: int, loss: float, done: int, total: int) -> None:
+        """Nothing."""
 
-@dataclass(frozen=True)
-class TrainReport:
-    """What a run left behind."""
-
-    checkpoint: str
-    checkpoint_sha256: str
-    best_epoch: int
-    val: Scores
-    train_photos: int
-    val_photos: int
-    data_fingerprint: str
-    epochs: tuple[Epoch, ...]
-    worst_photos: tuple[tuple[str, float], ...]
-    device: str
-    config: TrainConfig
-    versions: dict[str, str]
-
-
-OnStep = Callable[[int, int, float], None]
-"""Called after each step with epoch, steps an epoch and the step's loss."""
-OnEpoch = Callable[[Epoch], None]
+    def epoch(self, epoch: Epoch) -> None:
+        """Nothing."""
 
 
 def train(
-    config: TrainConfig,
-    on_step: OnStep = lambda *_: None,
-    on_epoch: OnEpoch = lambda _: None,
+    config: TrainConfig, watcher: Watcher | None = None, *, resume: bool = False
 ) -> TrainReport:
     """Train, validate, and keep the best network by validation IoU.
 
-    Leaves in `config.out`: best.pt and last.pt with manifests, metrics.csv, curves.png, panels/,
-    report.json.
+    Leaves in `config.out`: best.pt and last.pt with manifests, config.json, metrics.csv,
+    curves.png, panels/, report.json. Under `torchrun` every process calls it, the batch is divided
+    over them, and the first one writes.
+
+    Args:
+        config: what to do; `RunFolder.config` tells that of a run to go on with.
+        watcher: told how it goes.
+        resume: go on after the last whole epoch of the run in `config.out`. On the CPU the weights
+            become the same, bit for bit, as if it had never stopped.
 
     Raises:
         DataError, ImageError: the data cannot be used; nothing has been written.
-        TrainingError: `out` holds a run, there are too few photos or no weights, or the loss is
-            not finite (best.pt is kept).
+        TrainingError: `out` holds a run, there are too few photos or no weights, memory is short,
+            the loss is not finite, or it was interrupted (best.pt is kept).
     """
-    _refuse_existing(config)
-    torch.manual_seed(config.seed)
-    device = resolve_device(config.device)
-    train_set = open_photos(config.data, config.train_split)
-    val_set = open_photos(config.data, config.val_split)
-    refuse_overlap(train_set, val_set)
-    network = network_from_weights(config.architecture, config.weights)
-    loader = _loader(TrainingFrames(train_set, config.preprocess), config)
-    trainer = _Trainer(config, network.to(device), device, len(loader))
-    run = _Run(config, train_set, val_set)
-    for number in range(1, config.epochs + 1):
-        loss = trainer.train_one_epoch(loader, partial(on_step, number, len(loader)))
-        run.end_epoch(number, trainer, loss)
-        on_epoch(run.epochs[-1])
-    return run.finish(network, device)
+    device = resolve_device(device_of_this_process(config.device))
+    with joined_processes(device) as processes:
+        quiet = watcher if watcher and processes.is_first else Silent()
+        return _Session(config, device, processes, quiet).run(resume=resume)
 
 
-def set_trainable(network: FlowerNet, trainable: Trainable) -> None:
-    """Freeze everything but the chosen part, whose BatchNorms follow at `BN_MOMENTUM`."""
-    parts: dict[Trainable, nn.Module] = {
-        "head": network.head,
-        "classifier": network.classifier,
-        "all": network,
-    }
-    network.requires_grad_(False)
-    parts[trainable].requires_grad_(True)
-    for module in parts[trainable].modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = BN_MOMENTUM
+@dataclass(frozen=True)
+class _Splits:
+    """The photos of a run, opened and checked."""
+
+    train: PhotoSet
+    val: PhotoSet
+    test: PhotoSet | None
+    check: DataCheck
 
 
-def train_mode(network: FlowerNet) -> None:
-    """Train mode for what trains, eval mode for what is frozen.
-
-    A frozen BatchNorm in train mode would go on moving its statistics, and a frozen block's
-    dropout would only add noise.
-    """
-    for block in (network.backbone, *network.classifier):
-        block.train(any(weight.requires_grad for weight in block.parameters()))
-
-
-def masked_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over pixels that are not VOID.
-
-    The sigmoid of a difference of two scores is their softmax, so this binary form equals the
-    two-class cross-entropy.
-
-    Args:
-        logits: (N, H, W) float.
-        labels: (N, H, W) uint8.
-    """
-    known = labels != VOID
-    # Weighted instead of indexed: shapes stay fixed, and a batch that is all void gives zero.
-    losses = functional.binary_cross_entropy_with_logits(
-        logits, (labels == FLOWER).float(), reduction="none"
-    )
-    return (losses * known).sum() / known.sum().clamp(min=1)
-
-
-class _Trainer:
-    """Network, optimiser and schedule of one run."""
+class _Session:
+    """One process of one run."""
 
     def __init__(
-        self, config: TrainConfig, network: FlowerNet, device: str, steps_per_epoch: int
+        self, config: TrainConfig, device: str, processes: Processes, watcher: Watcher
     ) -> None:
-        set_trainable(network, config.trainable)
-        self.network = network.to(memory_format=torch.channels_last)
-        self._device = device
-        weights = [weight for weight in network.parameters() if weight.requires_grad]
-        self._optimiser = torch.optim.AdamW(weights, lr=config.lr)
-        steps = config.epochs * steps_per_epoch
-        self._schedule: LRScheduler = OneCycleLR(self._optimiser, config.lr, total_steps=steps)
-
-    @property
-    def lr(self) -> float:
-        """The learning rate of the next step."""
-        return float(self._schedule.get_last_lr()[0])
-
-    def train_one_epoch(
-        self, loader: DataLoader[tuple[Tensor, Tensor]], on_step: Callable[[float], None]
-    ) -> float:
-        """Mean loss over the steps of one pass."""
-        train_mode(self.network)
-        losses = []
-        for images, labels in loader:
-            loss = self._step(images.to(self._device), labels.to(self._device))
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss became {loss}. The best checkpoint so far is kept; train again with "
-                    f"a smaller --lr than {self._optimiser.defaults['lr']:g}."
-                )
-            losses.append(loss)
-            on_step(loss)
-        return math.fsum(losses) / len(losses)
-
-    def _step(self, images: Tensor, labels: Tensor) -> float:
-        kind = self._device.partition(":")[0]
-        with torch.autocast(kind, torch.bfloat16, enabled=computes_bf16(self._device)):
-            logits = self.network(images)
-        loss = masked_loss(logits, labels)
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's
-        self._optimiser.step()
-        self._schedule.step()
-        return float(loss.detach())
-
-
-class _Run:
-    """The files of one run, and the best network so far."""
-
-    def __init__(self, config: TrainConfig, train_set: PhotoSet, val_set: PhotoSet) -> None:
         self._config = config
-        self._train_set = train_set
-        self._val_set = val_set
-        self._shown = val_set.limited(PANELS)
-        self._best: Epoch | None = None
-        self._best_sha256 = ""
-        self.epochs: list[Epoch] = []
+        self._device = device
+        self._processes = processes
+        self._watcher = watcher
+        self._amp = resolve_amp(config.amp, device)
+        self._folder = RunFolder(config.out)
+        self._progress = Progress()
 
-    def end_epoch(self, number: int, trainer: _Trainer, loss: float) -> None:
-        """Validate where it is due, and write what changed."""
+    def run(self, *, resume: bool) -> TrainReport:
+        """All of it, from opening the data to the report."""
         config = self._config
-        epoch = Epoch(number, trainer.lr, loss)
-        every = math.ceil(config.epochs / _MAX_VALIDATIONS)
-        if number % every == 0 or number == config.epochs:
-            segmenter = _segmenter(trainer.network, config)
-            per_photo = count_labelled(segmenter, self._val_set, VAL_BATCH)
-            epoch = dataclasses.replace(epoch, scores=scores(per_photo))
-            shown = segment_labelled(segmenter, self._shown, VAL_BATCH)
-            write_jpeg(config.out / "panels" / f"epoch_{number:03d}.jpg", _panels(shown))
-            self._keep(epoch, trainer.network)
-        self.epochs.append(epoch)
-        rows = [entry.row() for entry in self.epochs]
-        write_text(config.out / "metrics.csv", _csv(rows))
-        if epoch.scores:
-            write_curves(config.out / "curves.png", rows)
+        if not resume and not config.force:
+            self._folder.refuse_existing()
+        splits = _open_splits(config)
+        self._say_first(splits)
+        torch.manual_seed(config.seed)
+        network = network_from_weights(
+            config.architecture,
+            config.weights,
+            head_padding=0 if Fault.UNPADDED_HEAD in config.faults else 1,
+        )
+        batches = _batches(splits.train, config, self._processes)
+        trainer = Trainer(config, network, self._device, self._amp, len(batches), self._processes)
+        basis = _basis(splits, trainer.network)
+        self._processes.wait()  # until all have seen that the folder is free
+        if resume:
+            self._go_on(trainer, basis)
+        elif self._processes.is_first:
+            self._folder.begin(config)
+        examples = self._examples(splits, trainer.network)
+        try:
+            self._epochs(trainer, splits, examples, batches, basis)
+        except KeyboardInterrupt:
+            raise TrainingError(self._interrupted()) from None
+        return self._finish(splits, trainer.network)
 
-    def _keep(self, epoch: Epoch, network: FlowerNet) -> None:
-        manifest = self._manifest(epoch)
-        save_checkpoint(self._config.out / "last.pt", network, manifest)
-        if self._best is None or _iou_of(epoch) > _iou_of(self._best):
-            self._best = epoch
-            best = save_checkpoint(self._config.out / "best.pt", network, manifest)
-            self._best_sha256 = best.manifest.sha256
+    def _say_first(self, splits: _Splits) -> None:
+        for fault in self._config.faults:
+            self._watcher.note(f"FAULT {fault}: {fault.words}.")
+        self._watcher.note(splits.check.to_text())
 
-    def _manifest(self, epoch: Epoch) -> Manifest:
+    def _go_on(self, trainer: Trainer, basis: str) -> None:
+        found = self._folder.load_state(basis)
+        if found is None:
+            self._watcher.note("No epoch of the run was finished: it begins again.")
+            return
+        self._progress, training = found
+        trainer.restore(training)
+        done = len(self._progress.epochs)
+        self._watcher.note(f"Going on after epoch {done} of {self._config.epochs}.")
+
+    def _examples(self, splits: _Splits, network: FlowerNet) -> "_Examples":
+        if self._config.caches_features:
+            return _cached_examples(
+                self._config,
+                splits,
+                network,
+                self._device,
+                self._amp,
+                self._processes,
+                self._watcher,
+            )
+        return _live_examples(self._config, splits.train)
+
+    def _epochs(
+        self,
+        trainer: Trainer,
+        splits: _Splits,
+        examples: "_Examples",
+        batches: EpochViews,
+        basis: str,
+    ) -> None:
+        config, rank = self._config, self._processes.rank
+        loader = examples.loader(batches)
+        for number in range(self._progress.next_epoch, config.epochs + 1):
+            batches.epoch = number
+            # Dropout: an epoch depends on nothing but its number, so that a run can be resumed.
+            torch.manual_seed(seed_from(config.seed, number, rank))
+            lr = trainer.lr
+            loss = trainer.train_one_epoch(loader, self._counting(number, batches))
+            self._end_epoch(Epoch(number, lr, loss), trainer.network, splits, examples)
+            if self._processes.is_first:
+                self._folder.save_state(self._progress, trainer.state(), basis)
+            self._watcher.epoch(self._progress.epochs[-1])
+        if self._processes.is_first:
+            self._folder.save_last(
+                trainer.network, self._manifest(splits, self._progress.epochs[-1])
+            )
+
+    def _counting(self, number: int, batches: EpochViews) -> OnStep:
+        """Tells the watcher of the steps of one epoch."""
+        each = batches.photos_per_epoch
+        taken = (number - 1) * each
+
+        def on_step(loss: float, photos: int) -> None:
+            nonlocal taken
+            taken += photos
+            self._watcher.step(number, loss, taken, self._config.epochs * each)
+
+        return on_step
+
+    def _end_epoch(
+        self, epoch: Epoch, network: FlowerNet, splits: _Splits, examples: "_Examples"
+    ) -> None:
+        """Validate where it is due, keep the best, and write what changed."""
+        config, progress = self._config, self._progress
+        every = math.ceil(config.epochs / MAX_VALIDATIONS)
+        if epoch.epoch % every and epoch.epoch != config.epochs:
+            progress.epochs.append(epoch)
+            if self._processes.is_first:
+                self._folder.write_epochs(progress.epochs)
+            return
+        counts = self._validated(network, splits.val, examples)
+        epoch = Epoch(epoch.epoch, epoch.lr, epoch.train_loss, scores(counts))
+        progress.epochs.append(epoch)
+        is_best = epoch.iou > progress.best_iou
+        if is_best:
+            progress.best_epoch, progress.best_iou = epoch.epoch, epoch.iou
+            progress.best_counts = counts
+        if not self._processes.is_first:
+            return
+        if is_best:
+            manifest = self._manifest(splits, epoch)
+            progress.best_sha256 = self._folder.save_best(network, manifest)
+        self._folder.write_epochs(progress.epochs)
+        shown = segment_labelled(
+            _segmenter(network, config, self._device), splits.val.limited(PANELS), PANELS
+        )
+        self._folder.write_panels(f"epoch_{epoch.epoch:03d}", list(shown))
+
+    def _validated(
+        self, network: FlowerNet, photos: PhotoSet, examples: "_Examples"
+    ) -> list[Counts]:
+        """Counts of all validation photos, each counted by one of the processes."""
+        rank, world = self._processes.rank, self._processes.world
+        mine = range(rank, len(photos), world)
+        part = photos.part(mine)
+        if examples.val is None:
+            segmenter = _segmenter(network, self._config, self._device)
+            counted = count_labelled(segmenter, part, VAL_BATCH)
+        else:
+            foregrounds = _foregrounds(network, examples.val, mine, self._device)
+            counted = count_foregrounds(foregrounds, part)
+        everyone = dict(self._processes.gathered(list(zip(mine, counted, strict=True))))
+        return [everyone[index] for index in range(len(photos))]
+
+    def _finish(self, splits: _Splits, network: FlowerNet) -> TrainReport:
+        config, progress = self._config, self._progress
+        self._processes.wait()  # until the first one has written the best
+        _, best = load_checkpoint(config.out / BEST)
+        scored = [
+            scored_split("validation (chose the checkpoint)", splits.val, progress.best_counts)
+        ]
+        if splits.test is not None:
+            counts = self._validated(best, splits.test, _Examples(None, None, 0))
+            scored.append(scored_split("test (looked at once)", splits.test, counts))
+        report = TrainReport(
+            checkpoint=str(config.out / BEST),
+            checkpoint_sha256=progress.best_sha256,
+            best_epoch=progress.best_epoch,
+            splits=tuple(scored),
+            check=splits.check,
+            check_text=tuple(splits.check.to_text().splitlines()),
+            faults=tuple(fault.words for fault in config.faults),
+            epochs=tuple(progress.epochs),
+            train_photos=len(splits.train),
+            data_fingerprint=splits.train.fingerprint,
+            device=device_name(self._device),
+            amp=self._amp,
+            processes=self._processes.world,
+            command=rebuild_command(config),
+            config=config,
+            versions=versions_here(),
+        )
+        if self._processes.is_first:
+            for split, photos in zip(scored, (splits.val, splits.test), strict=False):
+                self._write_worst(best, split, photos)
+            self._folder.finish(report)
+        return report
+
+    def _write_worst(self, best: FlowerNet, split: ScoredSplit, photos: PhotoSet | None) -> None:
+        if photos is None:
+            raise AssertionError("a split that was scored has photos")
+        places = {item.name: place for place, item in enumerate(photos.photos)}
+        worst = photos.part([places[name] for name, _ in split.worst])
+        segmenter = _segmenter(best, self._config, self._device)
+        name = f"worst_{split.name.rpartition('/')[2]}"
+        self._folder.write_panels(name, list(segment_labelled(segmenter, worst, WORST)))
+
+    def _manifest(self, splits: _Splits, epoch: Epoch) -> Manifest:
         config = self._config
         return Manifest(
             kind=Kind.CHECKPOINT,
@@ -301,103 +311,153 @@ class _Run:
             precision=Precision.FP32,
             preprocess=config.preprocess,
             data=Data(
-                name=f"{self._train_set.name}, chosen on {self._val_set.name}",
-                fingerprint=self._train_set.fingerprint,
-                train_photos=len(self._train_set),
-                val_photos=len(self._val_set),
-                val_iou=_iou_of(epoch),
+                name=f"{splits.train.name}, chosen on {splits.val.name}",
+                fingerprint=splits.train.fingerprint,
+                train_photos=len(splits.train),
+                val_photos=len(splits.val),
+                val_iou=epoch.iou,
+                rules=config.rules,
             ),
             rebuild=rebuild_command(config),
         )
 
-    def finish(self, network: FlowerNet, device: str) -> TrainReport:
-        """Write the worst photos and the report of the best checkpoint."""
-        if self._best is None or self._best.scores is None:
-            raise AssertionError("the last epoch is always validated")
-        config = self._config
-        _, best_network = load_checkpoint(config.out / "best.pt")
-        segmenter = _segmenter(best_network.to(device), config)
-        ranked = sorted(
-            (iou(s.counts), s.item.name) for s in segment_labelled(segmenter, self._val_set, 8)
+    def _interrupted(self) -> str:
+        progress = self._progress
+        best = f"best.pt is of epoch {progress.best_epoch}. " if progress.best_epoch else ""
+        return (
+            f"interrupted in epoch {progress.next_epoch} of {self._config.epochs}. {best}"
+            f"Go on: flowerseg-train --resume {self._config.out}"
         )
-        worst = PhotoSet(
-            "worst",
-            tuple(p for _, name in ranked[:PANELS] for p in self._val_set.photos if p.name == name),
-        )
-        write_jpeg(
-            config.out / "panels" / "worst.jpg", _panels(segment_labelled(segmenter, worst, 8))
-        )
-        report = TrainReport(
-            checkpoint=str(config.out / "best.pt"),
-            checkpoint_sha256=self._best_sha256,
-            best_epoch=self._best.epoch,
-            val=self._best.scores,
-            train_photos=len(self._train_set),
-            val_photos=len(self._val_set),
-            data_fingerprint=self._train_set.fingerprint,
-            epochs=tuple(self.epochs),
-            worst_photos=tuple((name, value) for value, name in ranked[:PANELS]),
-            device=device_name(device),
-            config=config,
-            versions=versions_here(),
-        )
-        text = json.dumps(dataclasses.asdict(report), indent=2, default=str)
-        write_text(config.out / "report.json", text + "\n")
-        return report
 
 
-def rebuild_command(config: TrainConfig) -> str:
-    """The command that trains the same network again."""
-    return (
-        f"flowerseg-train --data {config.data} --arch {config.architecture} "
-        f"--weights {config.weights} --trainable {config.trainable} --epochs {config.epochs} "
-        f"--batch-size {config.batch_size} --lr {config.lr:g} "
-        f"--size {config.preprocess.size_hw[0]} --train-split {config.train_split} "
-        f"--val-split {config.val_split} --seed {config.seed} --out {config.out}"
+@dataclass(frozen=True)
+class _Examples:
+    """What the steps and validations of a run read: frames, or cached features."""
+
+    train: TrainingFrames | Features | None
+    val: Features | None  # None: validation photos go through the whole network
+    workers: int
+
+    def loader(self, batches: EpochViews) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches of one epoch after another."""
+        if self.train is None:
+            raise AssertionError("there is nothing to train with")
+        return DataLoader(
+            self.train,
+            batch_sampler=batches,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            # Its own: it seeds new workers, and would draw from the one that dropout draws from,
+            # in the first epoch only.
+            generator=torch.Generator(),
+        )
+
+
+def _open_splits(config: TrainConfig) -> _Splits:
+    train = open_photos(config.data, config.train_split, config.rules)
+    val = open_photos(config.data, config.val_split, config.rules)
+    test = config.test_split and open_photos(config.data, config.test_split, config.rules)
+    if Fault.SHARED_PHOTOS not in config.faults:
+        refuse_overlap(train, val)
+        if test:
+            refuse_overlap(train, test)
+            refuse_overlap(val, test)
+    return _Splits(train, val, test or None, check_photos(train, val))
+
+
+def _batches(photos: PhotoSet, config: TrainConfig, processes: Processes) -> EpochViews:
+    smallest = smallest_batch(config.trainable)
+    batches = EpochViews(
+        len(photos),
+        min(config.batch_size, len(photos)),
+        config.seed,
+        views=config.views if config.trainable == "head" else None,
+        smallest=smallest,
+        rank=processes.rank,
+        world=processes.world,
     )
-
-
-def _refuse_existing(config: TrainConfig) -> None:
-    if (config.out / "best.pt").exists() and not config.force:
+    if not len(batches):
         raise TrainingError(
-            f"{config.out} holds a trained network (best.pt). Choose another --out, or say --force."
+            f"{photos.name}: {len(photos)} photos in batches of {config.batch_size} are too few "
+            f"for {processes.world} processes, each of which needs {smallest} at a time."
         )
+    return batches
 
 
-def _loader(frames: TrainingFrames, config: TrainConfig) -> DataLoader[tuple[Tensor, Tensor]]:
-    batch = min(config.batch_size, len(frames))
-    if batch < 2:
-        raise TrainingError(f"{config.data}: one photo is not enough to train on.")
-    workers = min(8, (os.cpu_count() or 1) // 2)
-    return DataLoader(
-        frames,
-        batch,
-        shuffle=True,
-        drop_last=True,  # a last batch of one photo has no BatchNorm statistics
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        generator=torch.Generator().manual_seed(config.seed),
-    )
+def _basis(splits: _Splits, network: FlowerNet) -> str:
+    """A name for the data and for the weights that do not train."""
+    digest = hashlib.sha256(f"{splits.train.fingerprint} {splits.val.fingerprint}".encode())
+    moving = moving_tensors(network)
+    for name, tensor in network.state_dict().items():
+        if name not in moving:
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _segmenter(network: FlowerNet, config: TrainConfig) -> Segmenter:
-    device = str(next(network.parameters()).device)
-    backend = PyTorchBackend(network, config.preprocess.size_hw, device)
-    return Segmenter(backend, config.preprocess)
+def _live_examples(config: TrainConfig, photos: PhotoSet) -> _Examples:
+    keep = config.trainable != "head" or config.views > 1
+    frames = TrainingFrames(photos, config.preprocess, config.seed, faults=config.faults, keep=keep)
+    return _Examples(frames, None, _workers())
 
 
-def _panels(segmented: Iterator[Segmented]) -> Rgb:
-    return stacked([panel(s.rgb, s.labels, s.mask) for s in segmented])
+def _cached_examples(
+    config: TrainConfig,
+    splits: _Splits,
+    network: FlowerNet,
+    device: str,
+    amp: Amp,
+    processes: Processes,
+    watcher: Watcher,
+) -> _Examples:
+    """Features of both splits; one process of each machine computes what is not kept yet."""
+    cache = FeatureCache(config.cache_folder, config.cache_bytes)
+
+    def features_of(photos: PhotoSet, views: int, amp: Amp, faults: Sequence[Fault]) -> Features:
+        key = feature_key(
+            network,
+            photos=photos.fingerprint,
+            preprocess=config.preprocess,
+            views=views,
+            seed=config.seed if views > 1 else 0,
+            faults=sorted(faults),
+            amp=amp,
+        )
+        if processes.local_rank == 0 and cache.find(key, views) is None:
+            frames = TrainingFrames(
+                photos, config.preprocess, config.seed, faults=faults, keep=views > 1
+            )
+            compute = frozen_features(network, device, amp)
+            cache.fill(key, frames, views, compute, partial(watcher.features, photos.name))
+        processes.wait()
+        found = cache.find(key, views)
+        if found is None:
+            raise TrainingError(
+                f"{config.cache_folder}: the features of {photos.name} are gone. Is another run "
+                "filling the same cache? Train again with a larger --cache-gib, or --no-cache."
+            )
+        return found
+
+    train = features_of(splits.train, config.views, amp, config.faults)
+    # What is measured is measured in FP32 and without the study's faults.
+    return _Examples(train, features_of(splits.val, 1, "off", ()), workers=0)
 
 
-def _iou_of(epoch: Epoch) -> float:
-    return epoch.scores.iou if epoch.scores else -1.0
+def _foregrounds(
+    network: FlowerNet, features: Features, rows: Sequence[int], device: str
+) -> Iterator[Foreground]:
+    """Foreground (H, W) of the photos in `rows`, from their kept features."""
+    network.eval()
+    for row in rows:
+        kept, labels = features[View(row, 0)]
+        with torch.inference_mode():
+            logits = network.logits(kept[None].float().to(device), labels.shape)
+        yield foreground_from_logits(logits)[0].cpu().numpy()
 
 
-def _csv(rows: list[dict[str, float]]) -> str:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
-    return text.getvalue()
+def _segmenter(network: FlowerNet, config: TrainConfig, device: str) -> Segmenter:
+    return Segmenter(PyTorchBackend(network, config.preprocess.size_hw, device), config.preprocess)
+
+
+def _workers() -> int:
+    # Two are enough to feed a step on a CPU, which they would only slow; a GPU eats far more.
+    return min(8, (os.cpu_count() or 1) // 2)

@@ -15,7 +15,7 @@ from flowerseg.cli.predict import predict
 from flowerseg.errors import TrainingError
 from flowerseg.images import write_jpeg, write_png
 from flowerseg.pictures import panel, stacked
-from flowerseg.train_report import class_rows, next_steps, write_report
+from flowerseg.train.page import class_rows, next_steps, write_report
 from flowerseg_export.cli import export
 
 

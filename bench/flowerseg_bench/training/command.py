@@ -1,0 +1,149 @@
+"""The real `flowerseg train`, as a process of its own: how long it took and what it reported."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowerseg.errors import TrainingError
+from flowerseg_bench.timing import Clock, timed, wall_clock
+
+# Of report.json; the rest are paths of a temporary folder, and what the record says anyway.
+_KEPT = ("best_epoch", "epochs", "splits", "train_photos", "data_fingerprint", "device", "amp")
+_LOG = "train.log"
+WATCH_EVERY_S = 0.1
+
+Watch = Callable[[int], None]
+"""Called with the process's id again and again while it runs."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is trained. The names are those of flowerseg-train's options."""
+
+    data: Path
+    arch: str
+    weights: str | None  # None: made from a seed, see `start.py`
+    epochs: int
+    batch_size: int
+    size: int
+    train_split: str
+    val_split: str
+    device: str
+    seed: int = 0
+
+    def options(self, weights: str) -> list[str]:
+        """The words of a head-only run that starts from `weights`."""
+        named = {
+            "data": self.data,
+            "arch": self.arch,
+            "weights": weights,
+            "trainable": "head",
+            "epochs": self.epochs,
+            "batch-size": self.batch_size,
+            "size": self.size,
+            "train-split": self.train_split,
+            "val-split": self.val_split,
+            "device": self.device,
+            "seed": self.seed,
+        }
+        return [word for name, value in named.items() for word in (f"--{name}", str(value))]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One run of the command."""
+
+    name: str
+    command: str  # the temporary folder is called WORK
+    wall_s: float  # of the whole command, from its start to its exit
+    report: dict[str, Any]  # what of report.json can be told
+
+    @property
+    def val_iou(self) -> float:
+        """Flower IoU on validation, of the best epoch."""
+        return float(self.report["splits"][0]["scores"]["iou"])
+
+    @property
+    def test_iou(self) -> float:
+        """Flower IoU on the test split, which the run must have been asked for."""
+        return float(self.report["splits"][1]["scores"]["iou"])
+
+
+def train_once(
+    name: str,
+    options: Sequence[str],
+    work: Path,
+    *,
+    watch: Watch | None = None,
+    clock: Clock = wall_clock,
+) -> Trained:
+    """Run `flowerseg train` with these options and read its report.
+
+    Features are cached in `work`, for all runs that share it.
+
+    Raises:
+        TrainingError: the command failed; the message ends with what it said last.
+    """
+    out = work / name
+    arguments = ["train", *options, "--out", str(out)]
+    (wall_s,) = timed(clock, lambda: run_process(arguments, work, watch))
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return Trained(
+        name=name,
+        command=shlex.join(["flowerseg", *arguments]).replace(str(work), "WORK"),
+        wall_s=round(wall_s, 3),
+        report={key: report[key] for key in _KEPT},
+    )
+
+
+def run_process(arguments: Sequence[str], work: Path, watch: Watch | None = None) -> None:
+    """Run `flowerseg` with `arguments` to its end, showing nothing of what it prints.
+
+    Raises:
+        TrainingError: it failed.
+    """
+    words = [sys.executable, "-m", "flowerseg", *arguments]
+    with (work / _LOG).open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=environment(work))
+        try:
+            code = _watched(process, watch) if watch else process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    if code:
+        said = (work / _LOG).read_text(encoding="utf-8").strip().splitlines()[-5:]
+        raise TrainingError(f"{shlex.join(words)} failed with exit code {code}: " + "\n".join(said))
+
+
+def environment(work: Path) -> dict[str, str]:
+    """This process's environment, with a feature cache in `work` that begins empty.
+
+    torch and matplotlib also look where XDG_CACHE_HOME points: what they keep must not be
+    downloaded or built again in a run that is timed.
+    """
+    import matplotlib as mpl
+    import torch
+    from matplotlib import font_manager  # noqa: F401  # building its list is what is wanted
+
+    return os.environ | {
+        "XDG_CACHE_HOME": str(work / "cache"),
+        "TORCH_HOME": str(Path(torch.hub.get_dir()).parent),
+        "MPLCONFIGDIR": mpl.get_cachedir(),
+    }
+
+
+def _watched(process: "subprocess.Popen[bytes]", watch: Watch) -> int:
+    while process.poll() is None:
+        watch(process.pid)
+        try:
+            process.wait(WATCH_EVERY_S)
+        except subprocess.TimeoutExpired:
+            continue
+    return process.returncode

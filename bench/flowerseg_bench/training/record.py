@@ -1,0 +1,141 @@
+"""What a measurement leaves: RESULT.json for machines and RESULT.md for people."""
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowerseg.files import write_text
+from flowerseg_bench.conditions import Conditions, _load, conditions_here
+from flowerseg_bench.results import _NUMBERS
+from flowerseg_bench.tables import Column, Table
+from flowerseg_bench.timing import resolution_s, wall_clock
+
+SCHEMA = 1
+JSON, MARKDOWN = "RESULT.json", "RESULT.md"
+# Above that, something else computed as the measurement began: half a core over the last minute.
+IDLE_LOAD = 0.5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out: a sentence, a table, what to know about it, and the raw numbers."""
+
+    headline: str
+    table: Table
+    notes: tuple[str, ...]  # without a full stop
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finding, and under which conditions it was made."""
+
+    finding: Finding
+    conditions: Conditions
+    load_at_end: float | None
+
+    @property
+    def notes(self) -> list[str]:
+        """Those of the finding, and a doubt where the machine was not idle."""
+        load = self.conditions.load_at_start
+        busy = f"The machine was not idle at the start (load {load}): trust no times"
+        return [*self.finding.notes, *([busy] if load is not None and load > IDLE_LOAD else [])]
+
+
+def recorded(measure: Callable[[], Finding]) -> Record:
+    """Measure, between two looks at the machine."""
+    import torch
+
+    before = conditions_here(resolution_s(wall_clock))
+    command = "python -m flowerseg_bench.training " + shlex.join(sys.argv[1:])
+    before = dataclasses.replace(before, command=command)
+    finding = measure()
+    finding.raw["torch_threads"] = torch.get_num_threads()
+    return Record(finding, before, _load())
+
+
+def write_record(record: Record, out: Path) -> None:
+    """Write RESULT.json and RESULT.md."""
+    write_text(out / JSON, json_of(record))
+    write_text(out / MARKDOWN, markdown_of(record))
+
+
+def json_of(record: Record) -> str:
+    """Everything; lists of numbers stay on one line."""
+    content = {
+        "schema": SCHEMA,
+        "conditions": dataclasses.asdict(record.conditions),
+        "load_at_end": record.load_at_end,
+        "headline": record.finding.headline,
+        "notes": record.notes,
+        **record.finding.raw,
+    }
+    text = json.dumps(content, indent=2, allow_nan=False, default=str)
+    return _NUMBERS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
+
+
+def markdown_of(record: Record) -> str:
+    """The finding first, the conditions after it."""
+    here = record.conditions
+    conditions = table_of(
+        "Conditions",
+        ("condition",),
+        [
+            ("date", here.date),
+            ("command", f"`{here.command}`"),
+            ("processor", f"{here.processor}, {here.cores} cores for this process"),
+            ("GPU", f"{here.gpu}, CUDA {here.cuda}" if here.gpu else "none"),
+            ("system", here.system),
+            ("load at start, at end", f"{here.load_at_start}, {record.load_at_end}"),
+            ("commit", here.commit or "installed"),
+            ("versions", ", ".join(f"{name} {v}" for name, v in here.versions.items())),
+        ],
+        words=("here",),
+    )
+    parts = [
+        f"# {record.finding.table.title}",
+        f"{record.finding.headline}.",
+        "\n".join(_rows(record.finding.table)),
+        "\n".join(f"- {note}." for note in record.notes),
+        "## Conditions",
+        "\n".join(_rows(conditions)),
+        f"Raw numbers are in {JSON}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def text_of(record: Record) -> str:
+    """What the terminal shows: the sentence, the figures, the notes."""
+    table = record.finding.table
+    cells = [tuple(column.title for column in table.columns), *table.rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join(
+        [f"{record.finding.headline}.", "", *lines, "", *(f"{n}." for n in record.notes)]
+    )
+
+
+def table_of(
+    title: str,
+    columns: tuple[str, ...],
+    rows: Sequence[tuple[str, ...]],
+    words: tuple[str, ...] = (),
+) -> Table:
+    """A table whose first column is words, then numbers, then the columns `words`."""
+    numbers = (Column(name) for name in columns[1:])
+    others = (Column(name, is_number=False) for name in words)
+    return Table(title, (Column(columns[0], is_number=False), *numbers, *others), tuple(rows))
+
+
+def _rows(table: Table) -> list[str]:
+    rules = ["---:" if column.is_number else "---" for column in table.columns]
+    cells = [tuple(column.title for column in table.columns), rules, *table.rows]
+    return [f"| {' | '.join(cell.replace('|', '∣') for cell in row)} |" for row in cells]

@@ -1,0 +1,69 @@
+"""Weights to start from where none are given, and weights without a head."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowerseg.checkpoint import FORMAT, read_weights_only
+from flowerseg.data import open_photos
+from flowerseg.model import Architecture, FlowerNet
+from flowerseg.preprocess import Preprocess, frame_from_photo
+from flowerseg_bench.training.command import Setup
+
+RANDOM_NOTE = (
+    "The weights are random from a fixed seed, and their BatchNorms hold the statistics of up to "
+    "64 training photos: features are in range and tell photos apart, but mean nothing. Time and "
+    "memory are those of trained weights. IoU is low; only whether it is equal matters"
+)
+_PHOTOS, _BATCH = 64, 8
+_HEAD = "classifier.4."
+
+
+def starting_weights(setup: Setup, work: Path) -> str:
+    """What `--weights` gets: as given, or a file made in `work`."""
+    if setup.weights is not None:
+        return setup.weights
+    path = work / "calibrated.pt"
+    torch.save(calibrated_network(setup).state_dict(), path)
+    return str(path)
+
+
+def calibrated_network(setup: Setup) -> FlowerNet:
+    """A random network whose BatchNorms have seen training photos."""
+    photos = open_photos(setup.data, setup.train_split).limited(_PHOTOS).photos
+    preprocess = Preprocess((setup.size, setup.size))
+    frames = np.stack([frame_from_photo(item.read_rgb(), preprocess) for item in photos])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setup.seed)
+        network = FlowerNet(Architecture(setup.arch))
+    _calibrate(network, torch.from_numpy(frames))
+    return network.eval()
+
+
+def _calibrate(network: FlowerNet, images: Tensor) -> None:
+    for module in network.train().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain mean over batches
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    with torch.no_grad():
+        for begin in range(0, len(images), _BATCH):
+            batch = images[begin : begin + _BATCH]
+            if len(batch) > 1:  # a BatchNorm has no variance of one
+                network(batch)
+
+
+def without_head(weights: str, path: Path) -> str:
+    """A copy of a file of weights in `path`, less the last layer; a name such as coco as it is.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    if not Path(weights).is_file():
+        return weights
+    content = read_weights_only(Path(weights))
+    state = content["weights"] if content.get("format") == FORMAT else content
+    torch.save({name: t for name, t in state.items() if not name.startswith(_HEAD)}, path)
+    return str(path)

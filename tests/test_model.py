@@ -128,6 +128,41 @@ def test_no_auxiliary_head_is_left(small_network: FlowerNet) -> None:
     assert not [name for name, _ in small_network.named_modules() if "aux" in name]
 
 
+@pytest.mark.parametrize("size_hw", [(14, 14), (24, 24), (11, 13), (12, 36), (40, 40)])
+def test_dilated_branches_are_torchvisions_on_small_and_large_maps(
+    small_network: FlowerNet, theirs: Any, size_hw: tuple[int, int]
+) -> None:
+    # Dilations 12, 24 and 36: on each of these maps another set of taps meets only padding.
+    channels = theirs.classifier[0].convs[0][0].in_channels
+    ours = small_network.classifier[0].convs
+    features = torch.randn(2, channels, *size_hw, generator=torch.Generator().manual_seed(0))
+    for place in (1, 2, 3):
+        branches = [copy.deepcopy(convs[place][0]) for convs in (ours, theirs.classifier[0].convs)]
+        outputs = [branch(features) for branch in branches]
+        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+        gradients = []
+        for branch, output in zip(branches, outputs, strict=True):
+            output.square().sum().backward()
+            gradients.append(branch.weight.grad)
+        torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-3)
+
+
+def test_traced_graph_has_no_sliced_weights(small_network: FlowerNet) -> None:
+    frame = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+    program = torch.export.export(Deployable(small_network), (frame,))
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert any("conv2d" in name for name in called)
+    assert not any("slice" in name for name in called)
+
+
+def test_logits_are_those_of_the_features(small_network: FlowerNet, batch: Tensor) -> None:
+    with torch.inference_mode():
+        features = small_network.features(batch)
+        assert features.shape[1] == 256
+        logits = small_network.logits(features, (64, 64))
+        assert torch.equal(logits, small_network(batch))
+
+
 def test_logits_of_a_half_network_are_fp32(small_network: FlowerNet) -> None:
     half = copy.deepcopy(small_network)
     half.classifier.half()

@@ -40,7 +40,7 @@ def conditions_here(timer_resolution_s: float) -> Conditions:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         processor=device_name("cpu"),
         cores=cores_here(),
-        load_at_start=_load(),
+        load_at_start=load_here(),
         gpu=gpu,
         cuda=cuda,
         commit=commit_of(Path(flowerseg.__file__)),
@@ -78,7 +78,8 @@ def _git(folder: str, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _load() -> float | None:
+def load_here() -> float | None:
+    """Processes that wanted to compute, averaged over the last minute; None where unknown."""
     try:
         return round(os.getloadavg()[0], 2)
     except (OSError, AttributeError):  # not on every system

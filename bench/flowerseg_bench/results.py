@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from flowerseg.arrays import SizeHW
 from flowerseg.preprocess import Preprocess
@@ -135,9 +136,14 @@ class Results:
         return None
 
     def to_json(self) -> str:
-        """Readable JSON; lists of numbers stay on one line."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False)
-        return _NUMBERS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
+        """Readable JSON."""
+        return readable_json(dataclasses.asdict(self))
+
+
+def readable_json(content: dict[str, Any]) -> str:
+    """JSON in which lists of numbers stay on one line; NaN and infinity are refused."""
+    text = json.dumps(content, indent=2, allow_nan=False, default=str)
+    return _NUMBERS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
 
 
 _NUMBERS = re.compile(r"\[[-+\d.eE,\s]+\]")

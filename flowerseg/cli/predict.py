@@ -41,7 +41,7 @@ def _saved(ctx: click.Context, parameter: click.Parameter, value: str) -> "tuple
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
-    required=True,
+    show_default="the model that comes with flowerseg",
     help="Model file (.pt, .onnx, .engine, .pt2) with its manifest beside it.",
 )
 @click.option(
@@ -76,7 +76,7 @@ def _saved(ctx: click.Context, parameter: click.Parameter, value: str) -> "tuple
 @json_option
 def predict(
     folder: Path,
-    model: Path,
+    model: Path | None,
     out: Path,
     batch: int | None,
     save: "tuple[Save, ...]",
@@ -96,10 +96,15 @@ def predict(
     from flowerseg.listing import list_photos
     from flowerseg.predict import PredictSettings, segment_listing
     from flowerseg.segmenter import Segmenter
+    from flowerseg.shipped import shipped_model
 
     listing = list_photos(folder, out)
     with Segmenter.open(
-        model, device=device, runtime=runtime, threshold=threshold, allow_unproven=unproven
+        model or shipped_model(),
+        device=device,
+        runtime=runtime,
+        threshold=threshold,
+        allow_unproven=unproven,
     ) as segmenter:
         settings = PredictSettings(batch=batch, save=save)
         _refuse_batch(settings, segmenter.info)

@@ -2,15 +2,11 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from flowerseg.arrays import Foreground
 from flowerseg.artifact import Data, Kind, Manifest, Precision, versions_here
@@ -25,10 +21,11 @@ from flowerseg.labelled import PhotoSet
 from flowerseg.metrics import Counts, scores
 from flowerseg.model import FlowerNet, foreground_from_logits
 from flowerseg.segmenter import Segmenter
-from flowerseg.train.amp import Amp, resolve_amp
+from flowerseg.train.amp import resolve_amp
 from flowerseg.train.config import Fault, TrainConfig, rebuild_command
-from flowerseg.train.features import FeatureCache, Features, feature_key, frozen_features
-from flowerseg.train.frames import EpochViews, TrainingFrames, View, seed_from, smallest_batch
+from flowerseg.train.examples import Examples, cached_examples, epoch_views, live_examples
+from flowerseg.train.features import Features
+from flowerseg.train.frames import EpochViews, View, seed_from
 from flowerseg.train.processes import Processes, device_of_this_process, joined_processes
 from flowerseg.train.report import WORST, Epoch, ScoredSplit, TrainReport, scored_split
 from flowerseg.train.run import BEST, Progress, RunFolder
@@ -135,7 +132,7 @@ class _Session:
             config.weights,
             head_padding=0 if Fault.UNPADDED_HEAD in config.faults else 1,
         )
-        batches = _batches(splits.train, config, self._processes)
+        batches = epoch_views(splits.train, config, self._processes)
         trainer = Trainer(config, network, self._device, self._amp, len(batches), self._processes)
         basis = _basis(splits, trainer.network)
         self._processes.wait()  # until all have seen that the folder is free
@@ -165,24 +162,25 @@ class _Session:
         done = len(self._progress.epochs)
         self._watcher.note(f"Going on after epoch {done} of {self._config.epochs}.")
 
-    def _examples(self, splits: _Splits, network: FlowerNet) -> "_Examples":
+    def _examples(self, splits: _Splits, network: FlowerNet) -> Examples:
         if self._config.caches_features:
-            return _cached_examples(
+            return cached_examples(
                 self._config,
-                splits,
+                splits.train,
+                splits.val,
                 network,
                 self._device,
                 self._amp,
                 self._processes,
-                self._watcher,
+                self._watcher.features,
             )
-        return _live_examples(self._config, splits.train)
+        return live_examples(self._config, splits.train)
 
     def _epochs(
         self,
         trainer: Trainer,
         splits: _Splits,
-        examples: "_Examples",
+        examples: Examples,
         batches: EpochViews,
         basis: str,
     ) -> None:
@@ -216,7 +214,7 @@ class _Session:
         return on_step
 
     def _end_epoch(
-        self, epoch: Epoch, network: FlowerNet, splits: _Splits, examples: "_Examples"
+        self, epoch: Epoch, network: FlowerNet, splits: _Splits, examples: Examples
     ) -> None:
         """Validate where it is due, keep the best, and write what changed."""
         config, progress = self._config, self._progress
@@ -244,9 +242,7 @@ class _Session:
         )
         self._folder.write_panels(f"epoch_{epoch.epoch:03d}", list(shown))
 
-    def _validated(
-        self, network: FlowerNet, photos: PhotoSet, examples: "_Examples"
-    ) -> list[Counts]:
+    def _validated(self, network: FlowerNet, photos: PhotoSet, examples: Examples) -> list[Counts]:
         """Counts of all validation photos, each counted by one of the processes."""
         rank, world = self._processes.rank, self._processes.world
         mine = range(rank, len(photos), world)
@@ -268,7 +264,7 @@ class _Session:
             scored_split("validation (chose the checkpoint)", splits.val, progress.best_counts)
         ]
         if splits.test is not None:
-            counts = self._validated(best, splits.test, _Examples(None, None, 0))
+            counts = self._validated(best, splits.test, Examples(None, None, 0))
             scored.append(scored_split("test (looked at once)", splits.test, counts))
         report = TrainReport(
             checkpoint=str(config.out / BEST),
@@ -330,29 +326,6 @@ class _Session:
         )
 
 
-@dataclass(frozen=True)
-class _Examples:
-    """What the steps and validations of a run read: frames, or cached features."""
-
-    train: TrainingFrames | Features | None
-    val: Features | None  # None: validation photos go through the whole network
-    workers: int
-
-    def loader(self, batches: EpochViews) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Batches of one epoch after another."""
-        if self.train is None:
-            raise AssertionError("there is nothing to train with")
-        return DataLoader(
-            self.train,
-            batch_sampler=batches,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            # Its own: it seeds new workers, and would draw from the one that dropout draws from,
-            # in the first epoch only.
-            generator=torch.Generator(),
-        )
-
-
 def _open_splits(config: TrainConfig) -> _Splits:
     train = open_photos(config.data, config.train_split, config.rules)
     val = open_photos(config.data, config.val_split, config.rules)
@@ -365,25 +338,6 @@ def _open_splits(config: TrainConfig) -> _Splits:
     return _Splits(train, val, test or None, check_photos(train, val))
 
 
-def _batches(photos: PhotoSet, config: TrainConfig, processes: Processes) -> EpochViews:
-    smallest = smallest_batch(config.trainable)
-    batches = EpochViews(
-        len(photos),
-        min(config.batch_size, len(photos)),
-        config.seed,
-        views=config.views if config.trainable == "head" else None,
-        smallest=smallest,
-        rank=processes.rank,
-        world=processes.world,
-    )
-    if not len(batches):
-        raise TrainingError(
-            f"{photos.name}: {len(photos)} photos in batches of {config.batch_size} are too few "
-            f"for {processes.world} processes, each of which needs {smallest} at a time."
-        )
-    return batches
-
-
 def _basis(splits: _Splits, network: FlowerNet) -> str:
     """A name for the data and for the weights that do not train."""
     digest = hashlib.sha256(f"{splits.train.fingerprint} {splits.val.fingerprint}".encode())
@@ -392,54 +346,6 @@ def _basis(splits: _Splits, network: FlowerNet) -> str:
         if name not in moving:
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _live_examples(config: TrainConfig, photos: PhotoSet) -> _Examples:
-    keep = config.trainable != "head" or config.views > 1
-    frames = TrainingFrames(photos, config.preprocess, config.seed, faults=config.faults, keep=keep)
-    return _Examples(frames, None, _workers())
-
-
-def _cached_examples(
-    config: TrainConfig,
-    splits: _Splits,
-    network: FlowerNet,
-    device: str,
-    amp: Amp,
-    processes: Processes,
-    watcher: Watcher,
-) -> _Examples:
-    """Features of both splits; one process of each machine computes what is not kept yet."""
-    cache = FeatureCache(config.cache_folder, config.cache_bytes)
-
-    def features_of(photos: PhotoSet, views: int, amp: Amp, faults: Sequence[Fault]) -> Features:
-        key = feature_key(
-            network,
-            photos=photos.fingerprint,
-            preprocess=config.preprocess,
-            views=views,
-            seed=config.seed if views > 1 else 0,
-            faults=sorted(faults),
-            amp=amp,
-        )
-        if processes.local_rank == 0 and cache.find(key, views) is None:
-            frames = TrainingFrames(
-                photos, config.preprocess, config.seed, faults=faults, keep=views > 1
-            )
-            compute = frozen_features(network, device, amp)
-            cache.fill(key, frames, views, compute, partial(watcher.features, photos.name))
-        processes.wait()
-        found = cache.find(key, views)
-        if found is None:
-            raise TrainingError(
-                f"{config.cache_folder}: the features of {photos.name} are gone. Is another run "
-                "filling the same cache? Train again with a larger --cache-gib, or --no-cache."
-            )
-        return found
-
-    train = features_of(splits.train, config.views, amp, config.faults)
-    # What is measured is measured in FP32 and without the study's faults.
-    return _Examples(train, features_of(splits.val, 1, "off", ()), workers=0)
 
 
 def _foregrounds(
@@ -456,8 +362,3 @@ def _foregrounds(
 
 def _segmenter(network: FlowerNet, config: TrainConfig, device: str) -> Segmenter:
     return Segmenter(PyTorchBackend(network, config.preprocess.size_hw, device), config.preprocess)
-
-
-def _workers() -> int:
-    # Two are enough to feed a step on a CPU, which they would only slow; a GPU eats far more.
-    return min(8, (os.cpu_count() or 1) // 2)

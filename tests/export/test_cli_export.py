@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from onnx import helper
 
 from flowerseg.artifact import Artifact, manifest_path, open_artifact
+from flowerseg.checkpoint import load_checkpoint
 from flowerseg.data import open_photos
 from flowerseg.errors import ExportError
 from flowerseg.images import resize_area
@@ -242,3 +244,26 @@ def test_int8_calibrates_on_the_training_split_and_proves_on_the_other(
     assert (manifest.precision, manifest.quantisation) == ("int8", "uint8 activations")
     assert manifest.proof is not None
     assert manifest.proof.data.startswith("flowers/val1[2] ")
+
+
+def test_compact_checkpoint_is_half_as_large_and_proved(
+    run: Export, checkpoint: Path, tmp_path: Path, painted: Path
+) -> None:
+    out = tmp_path / "compact.pt"
+    result = run("--to", "checkpoint", "--fp16", "--data", painted, target=out)
+    assert result.exit_code == 0, result.output
+    assert f"{out}: PROVED on 6 photos" in result.stdout
+    assert out.stat().st_size < 0.52 * checkpoint.stat().st_size
+    manifest = open_artifact(out).manifest
+    assert (manifest.kind, manifest.precision) == ("checkpoint", "fp32")
+    assert [parent.name for parent in manifest.parents] == [checkpoint.name]
+    _, network = load_checkpoint(out)
+    _, original = load_checkpoint(checkpoint)
+    stored = network.state_dict()
+    for name, tensor in original.state_dict().items():
+        assert stored[name].dtype is tensor.dtype
+        expected = tensor.half().float() if tensor.is_floating_point() else tensor
+        assert torch.equal(stored[name], expected)
+    # And it is a checkpoint like any other: others are made from it.
+    onnx_file = tmp_path / "from_compact.onnx"
+    assert run(source=out, target=onnx_file).exit_code == 0

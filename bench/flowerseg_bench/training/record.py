@@ -1,7 +1,6 @@
 """What a measurement leaves: RESULT.json for machines and RESULT.md for people."""
 
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flowerseg.files import write_text
-from flowerseg_bench.conditions import Conditions, _load, conditions_here
-from flowerseg_bench.results import _NUMBERS
+from flowerseg_bench.conditions import Conditions, conditions_here, load_here
+from flowerseg_bench.results import readable_json
 from flowerseg_bench.tables import Column, Table
 from flowerseg_bench.timing import resolution_s, wall_clock
 
@@ -56,7 +55,7 @@ def recorded(measure: Callable[[], Finding]) -> Record:
     before = dataclasses.replace(before, command=command)
     finding = measure()
     finding.raw["torch_threads"] = torch.get_num_threads()
-    return Record(finding, before, _load())
+    return Record(finding, before, load_here())
 
 
 def write_record(record: Record, out: Path) -> None:
@@ -75,8 +74,7 @@ def json_of(record: Record) -> str:
         "notes": record.notes,
         **record.finding.raw,
     }
-    text = json.dumps(content, indent=2, allow_nan=False, default=str)
-    return _NUMBERS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
+    return readable_json(content)
 
 
 def markdown_of(record: Record) -> str:

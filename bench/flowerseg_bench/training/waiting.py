@@ -15,8 +15,8 @@ from flowerseg.model import Architecture
 from flowerseg.preprocess import Preprocess
 from flowerseg.train import DEFAULTS, TrainConfig
 from flowerseg.train.amp import resolve_amp
+from flowerseg.train.examples import epoch_views, live_examples
 from flowerseg.train.frames import seed_from
-from flowerseg.train.loop import _batches, _live_examples
 from flowerseg.train.processes import Processes
 from flowerseg.train.trainer import Trainer
 from flowerseg.weights import network_from_weights
@@ -43,9 +43,9 @@ def measure_waiting(setup: Setup, work: Path, clock: Clock = wall_clock) -> Find
     photos = open_photos(config.data, config.train_split)
     torch.manual_seed(config.seed)
     network = network_from_weights(config.architecture, config.weights)
-    batches = _batches(photos, config, Processes())
+    batches = epoch_views(photos, config, Processes())
     trainer = Trainer(config, network, device, amp, len(batches))
-    examples = _live_examples(config, photos)
+    examples = live_examples(config, photos)
     loader = examples.loader(batches)
     epochs = []
     for number in range(1, config.epochs + 1):

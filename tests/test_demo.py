@@ -12,7 +12,12 @@ from flowerseg.images import write_jpeg, write_png
 from flowerseg.paint import write_painted_dataset
 
 TINY = demo.Scale(
-    size=64, training_steps=2, painted=8, proof_photos=2, bench_seconds=0.1, folder_photos=1
+    epochs=1,
+    from_shipped=False,
+    painted=8,
+    proof_photos=2,
+    bench_seconds=0.1,
+    folder_photos=1,
 )
 
 

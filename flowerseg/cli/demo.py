@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
-@click.option("--full", is_flag=True, help="Train for real (about half an hour on two cores).")
+@click.option(
+    "--full", is_flag=True, help="Train for real (about half an hour on two cores), from nothing."
+)
 @json_option
 def demo(out: Path, full: bool, as_json: bool) -> None:
     """Run the whole chain: train, export, prove, bench, segment a folder, report.

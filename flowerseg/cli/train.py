@@ -287,7 +287,7 @@ class _Speed(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The column's text."""
-        return Text(f"{task.speed:.1f} photos/s" if task.speed else "")
+        return Text(f"{task.speed:.0f} photos/s" if task.speed else "", no_wrap=True)
 
 
 class _TrainProgress:
@@ -296,11 +296,12 @@ class _TrainProgress:
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
         self._console = stderr_console()
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         self._progress = Progress(
-            *columns,
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=10),  # what is left of a line of 80
+            TimeElapsedColumn(),
             TextColumn("ETA"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             _Speed(),
             TextColumn("{task.fields[losses]}"),
             console=self._console,
@@ -322,11 +323,11 @@ class _TrainProgress:
         self._show(f"features {split}", done, total, "")
 
     def step(self, epoch: int, loss: float, done: int, total: int) -> None:
-        self._show(f"epoch {epoch}/{self._epochs}", done, total, f"loss {loss:.4f}{self._iou}")
+        self._show(f"epoch {epoch}/{self._epochs}", done, total, f"loss {loss:.3f}{self._iou}")
 
     def epoch(self, epoch: "Epoch") -> None:
         if epoch.scores:
-            self._iou = f"  val IoU {epoch.scores.iou:.4f}"
+            self._iou = f" IoU {epoch.scores.iou:.4f}"
             self._console.print(
                 f"epoch {epoch.epoch:3d}  loss {epoch.train_loss:.4f}  "
                 f"val IoU {epoch.scores.iou:.4f}  mean {epoch.scores.mean_iou:.4f}"

@@ -19,6 +19,9 @@ _REMEDY = (
 )
 
 
+_NO_VOID = ("void-colour", "none")
+
+
 @dataclass(frozen=True)
 class FolderRules:
     """How to read a folder of photos and masks: what its colours mean, and who validates.
@@ -51,13 +54,13 @@ class FolderRules:
         if self.flower_colours != usual.flower_colours:
             found += [("flower-colour", _text(colour)) for colour in self.flower_colours]
         if self.void_colours != usual.void_colours:
-            found += [("void-colour", _text(colour)) for colour in self.void_colours]
+            found += [("void-colour", _text(c)) for c in self.void_colours] or [_NO_VOID]
         if self.background_colours == "any":
             found.append(("background-colour", "any"))
         elif self.background_colours != usual.background_colours:
             found += [("background-colour", _text(colour)) for colour in self.background_colours]
         if self.val_share != usual.val_share:
-            found.append(("val-share", f"{self.val_share:g}"))
+            found.append(("val-share", str(self.val_share)))
         if self.split_seed != usual.split_seed:
             found.append(("split-seed", str(self.split_seed)))
         return found
@@ -82,7 +85,7 @@ def rules_from_text(
 
     Args:
         flower: `R,G,B`, or one number for a grey level or a class.
-        void: the same.
+        void: the same, or `none` alone: every pixel is labelled.
         background: the same, or `any` alone: all colours that are neither flower nor void.
         val_share: see `FolderRules`.
         split_seed: see `FolderRules`.
@@ -92,11 +95,17 @@ def rules_from_text(
     """
     return FolderRules(
         colours_from_text(flower) or DEFAULT_RULES.flower_colours,
-        colours_from_text(void) or DEFAULT_RULES.void_colours,
+        _void_from_text(void),
         background_from_text(background) or DEFAULT_RULES.background_colours,
         val_share,
         split_seed,
     )
+
+
+def _void_from_text(texts: Sequence[str]) -> tuple[Colour, ...]:
+    if list(texts) == [_NO_VOID[1]]:
+        return ()
+    return colours_from_text(texts) or DEFAULT_RULES.void_colours
 
 
 def is_folder(root: Path) -> bool:

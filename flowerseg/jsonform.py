@@ -23,35 +23,45 @@ def from_json(kind: type[T], value: Any) -> T:
 
 def _rebuilt(kind: Any, value: Any) -> Any:
     """Rebuild dataclasses, enums and tuples from JSON, refusing what does not fit the types."""
-    origin = typing.get_origin(kind)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        options = [option for option in typing.get_args(kind) if option is not types.NoneType]
-        return None if value is None else _first_that_fits(options, value)
+        options = [option for option in args if option is not types.NoneType]
+        is_none = value is None and len(options) < len(args)
+        return None if is_none else _first_that_fits(options, value)
     if origin is Literal:
-        if value not in typing.get_args(kind):
-            raise ValueError(f"{value!r} is none of {typing.get_args(kind)}")
+        if value not in args:
+            raise ValueError(f"{value!r} is none of {args}")
         return value
     if origin is tuple:
-        args = typing.get_args(kind)
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        return tuple(_rebuilt(k, v) for k, v in zip(kinds, value, strict=True))
+        items = _expected(value, list, tuple)
+        kinds = [args[0]] * len(items) if args[-1] is Ellipsis else args
+        return tuple(_rebuilt(k, v) for k, v in zip(kinds, items, strict=True))
     if origin is list:
-        return [_rebuilt(typing.get_args(kind)[0], v) for v in value]
+        return [_rebuilt(args[0], v) for v in _expected(value, list)]
     if origin is dict:
-        return dict(value)
-    if kind is Path and isinstance(value, str):
-        return Path(value)
+        return {
+            _rebuilt(args[0], k): _rebuilt(args[1], v) for k, v in _expected(value, dict).items()
+        }
+    if kind is Path:
+        return Path(_expected(value, str))
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        if unknown := set(value) - set(hints):
+        fields = _expected(value, dict)
+        if unknown := set(fields) - set(hints):
             raise ValueError(f"unknown {', '.join(sorted(unknown))}")
-        return kind(**{k: _rebuilt(hints[k], v) for k, v in value.items()})  # type: ignore[operator]  # a class, not an instance
+        return kind(**{k: _rebuilt(hints[k], v) for k, v in fields.items()})  # type: ignore[operator]  # a class, not an instance
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if issubclass(kind, StrEnum):
         return kind(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TypeError(f"{value!r} is not {kind.__name__}")
+    if kind is int and isinstance(value, bool):
+        raise TypeError(f"{value!r} is not int")
+    return _expected(value, kind)
+
+
+def _expected(value: Any, *kinds: type) -> Any:
+    if not isinstance(value, kinds):
+        raise TypeError(f"{value!r} is not {kinds[0].__name__}")
     return value
 
 

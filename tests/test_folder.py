@@ -226,3 +226,9 @@ def test_rules_come_back_from_a_manifest(rules: FolderRules) -> None:
 def test_spoilt_rules_are_refused(spoilt: dict[str, object]) -> None:
     with pytest.raises((TypeError, ValueError)):
         from_json(FolderRules, spoilt)
+
+
+def test_masks_without_void_are_told_so_and_told_again() -> None:
+    rules = rules_from_text(void=("none",))
+    assert rules == FolderRules(void_colours=())
+    assert rules.options() == [("void-colour", "none")]

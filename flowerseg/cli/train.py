@@ -88,7 +88,7 @@ def _use_recipe(ctx: click.Context, parameter: click.Parameter, value: str | Non
 @click.option(
     "--void-colour",
     multiple=True,
-    metavar="R,G,B|N",
+    metavar="R,G,B|N|none",
     help="Not labelled: counts nowhere. Repeatable. [default: 128]",
 )
 @click.option(

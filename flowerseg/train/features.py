@@ -98,19 +98,19 @@ class FeatureCache:
         wanted = [View(photo, number) for photo in range(len(frames)) for number in range(views)]
         image, labels = frames[wanted[0]]
         first = compute(image[None])
-        self._make_room(len(wanted) * (first.nbytes + labels.nbytes))
-        unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._folder))
         try:
-            shapes = tuple(first.shape[1:]), tuple(labels.shape)
-            _write(unfinished, wanted, shapes, frames, compute, on_features)
-            unfinished.rename(self._folder / key)
+            self._make_room(len(wanted) * (first.nbytes + labels.nbytes))
+            with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=self._folder) as unfinished:
+                shapes = tuple(first.shape[1:]), tuple(labels.shape)
+                whole = Path(unfinished) / key
+                whole.mkdir()
+                _write(whole, wanted, shapes, frames, compute, on_features)
+                _move(whole, self._folder / key)
         except OSError as error:
             raise TrainingError(
                 f"{self._folder}: features could not be kept: {error}. Free space, choose another "
                 "folder by XDG_CACHE_HOME, or train with --no-cache."
             ) from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
         found = self.find(key, views)
         if found is None:
             raise AssertionError("features that were just written are there")
@@ -126,7 +126,7 @@ class FeatureCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         kept = [entry for entry in self._folder.iterdir() if entry.is_dir()]
         for oldest in sorted(kept, key=lambda entry: entry.stat().st_mtime):
-            if _bytes_of(self._folder) + needed <= self._limit:
+            if _used_bytes(self._folder) + needed <= self._limit:
                 break
             if not oldest.name.startswith(_UNFINISHED):  # another run may be writing there
                 shutil.rmtree(oldest, ignore_errors=True)
@@ -182,5 +182,21 @@ def _write(
     labels.flush()
 
 
-def _bytes_of(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*.npy"))
+def _move(whole: Path, place: Path) -> None:
+    try:
+        whole.rename(place)
+    except OSError:
+        # Another run may have been faster; what is kept under a key is the same.
+        if not (place / FEATURES).is_file():
+            raise
+
+
+def _used_bytes(folder: Path) -> int:
+    return sum(_size_of(file) for file in folder.rglob("*.npy"))
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # another run has just moved or removed it
+        return 0

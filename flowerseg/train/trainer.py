@@ -125,9 +125,11 @@ class Trainer:
         self._scaler.scale(loss * self._processes.world).backward()  # type: ignore[no-untyped-call]  # torch's
         self._scaler.unscale_(self._optimiser)
         nn.utils.clip_grad_norm_(self._network.parameters(), CLIP_NORM)
+        scale = self._scaler.get_scale()
         self._scaler.step(self._optimiser)
         self._scaler.update()
-        self._schedule.step()
+        if self._scaler.get_scale() >= scale:  # else the step was left out: fp16 overflowed
+            self._schedule.step()
         return float(self._processes.sum(loss.detach())), int(photos)
 
     def _loss(self, inputs: Tensor, labels: Tensor, known: Tensor, photos: int) -> Tensor:
@@ -138,8 +140,11 @@ class Trainer:
     def _out_of_memory(self, inputs: Tensor, labels: Tensor, said: str) -> str:
         """Say which batch size fits, by trying halves of the batch that did not."""
         message = f"a batch of {len(inputs)} photos does not fit into memory ({said})."
-        size = len(inputs) // 2
-        while size >= 2:
+        # Alone: the other processes are not where a step that is averaged would wait for them.
+        self._forward = _Logits(self._network, self._config.trainable)
+        size = len(inputs)
+        while size > 2:
+            size = max(2, size // 2)
             try:
                 self._optimiser.zero_grad(set_to_none=True)
                 part, truth = inputs[:size].to(self._device), labels[:size].to(self._device)
@@ -147,7 +152,6 @@ class Trainer:
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                size //= 2
             else:
                 fits = size * self._processes.world
                 return f"{message} {size} fit: train with --batch-size {fits}."

@@ -79,7 +79,6 @@ def test_rebuild_command_describes_the_same_run(
     assert parsed == [config], result.output
 
 
-@pytest.mark.xfail(reason="numbers are written with six digits")
 @pytest.mark.parametrize(
     "change",
     [{"lr": 0.00123456789}, {"overlap_weight": 1 / 3}, {"rules": FolderRules(val_share=1 / 3)}],

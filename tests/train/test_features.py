@@ -257,7 +257,6 @@ def test_disk_that_is_full_is_told_with_a_remedy(
     assert _keys(folder) == set()
 
 
-@pytest.mark.xfail(reason="mkdir and mkdtemp stand outside of what is caught", raises=OSError)
 def test_folder_that_cannot_be_written_is_told_with_a_remedy(
     frames: TrainingFrames, tmp_path: Path
 ) -> None:
@@ -266,7 +265,6 @@ def test_folder_that_cannot_be_written_is_told_with_a_remedy(
         FeatureCache(tmp_path / "file" / "features", 2**30).fill("key", frames, 1, _tiny)
 
 
-@pytest.mark.xfail(reason="the second to rename finds the folder there", raises=TrainingError)
 def test_two_runs_may_fill_the_same_key_at_once(
     frames: TrainingFrames, cache: FeatureCache, folder: Path
 ) -> None:

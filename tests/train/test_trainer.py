@@ -252,9 +252,6 @@ def test_every_step_is_told_and_their_mean_returned(make: Make, batches: list[Ba
     assert mean == pytest.approx(sum(loss for loss, _ in told) / 4)
 
 
-@pytest.mark.xfail(
-    reason="the schedule steps before the optimiser ever did, and torch warns", raises=UserWarning
-)
 def test_first_step_that_overflows_in_fp16_is_left_out_quietly(
     small_network: FlowerNet, kept: list[Batch]
 ) -> None:
@@ -430,7 +427,6 @@ def test_where_nothing_fits_it_says_so(make: Make, photos: int, most: int) -> No
         trainer.train_one_epoch([_features(photos)])
 
 
-@pytest.mark.xfail(reason="halves of 3 are tried, which is 1 and not 2")
 def test_two_of_three_that_fit_are_found(make: Make) -> None:
     trainer = _narrowed(make(), 2, _gpu_is_full)
     with pytest.raises(TrainingError, match="2 fit: train with --batch-size 2"):

@@ -55,7 +55,7 @@ def test_json_is_the_report_and_nothing_else(run: Train, out: Path) -> None:
     assert told == json.loads((out / "report.json").read_text())
     config = told["config"]
     assert (config["trainable"], config["lr"], config["seed"]) == ("classifier", 0.005, 3)
-    assert (told["train_photos"], told["val_photos"]) == (12, 6)
+    assert (told["train_photos"], told["splits"][0]["scores"]["photos"]) == (12, 6)
 
 
 def test_defaults_follow_what_trains(run: Train) -> None:

@@ -79,7 +79,6 @@ CONFIG = TrainConfig(
     test_split="test",
     preprocess=Preprocess((96, 64)),
     faults=(Fault.BLENDED_MASKS, Fault.UNPADDED_HEAD),
-    cache_folder=Path("cache"),
     force=True,
 )
 

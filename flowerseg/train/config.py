@@ -1,6 +1,5 @@
 """Everything that decides what comes out of a training run."""
 
-import os
 import shlex
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -59,12 +58,6 @@ _WORDS = {
 }
 
 
-def _default_cache_folder() -> Path:
-    """`flowerseg/features` in the user's cache folder (XDG Base Directory Specification)."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "flowerseg" / "features"
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides what comes out of a run.
@@ -91,7 +84,6 @@ class TrainConfig:
     overlap_weight: float = DEFAULTS["head"].overlap_weight
     views: int = 1
     cache: bool = True
-    cache_folder: Path = field(default_factory=_default_cache_folder)
     cache_bytes: int = 20 * 2**30
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     preprocess: Preprocess = field(default_factory=Preprocess)

@@ -14,7 +14,13 @@ from flowerseg.labelled import PhotoSet
 from flowerseg.model import FlowerNet
 from flowerseg.train.amp import Amp
 from flowerseg.train.config import Fault, TrainConfig
-from flowerseg.train.features import FeatureCache, Features, feature_key, frozen_features
+from flowerseg.train.features import (
+    FeatureCache,
+    Features,
+    cache_folder,
+    feature_key,
+    frozen_features,
+)
 from flowerseg.train.frames import EpochViews, TrainingFrames, smallest_batch
 from flowerseg.train.processes import Processes
 
@@ -81,7 +87,7 @@ def cached_examples(
     on_features: OnFeatures,
 ) -> Examples:
     """Features of both splits; one process of each machine computes what is not kept yet."""
-    cache = FeatureCache(config.cache_folder, config.cache_bytes)
+    cache = FeatureCache(cache_folder(), config.cache_bytes)
 
     def features_of(photos: PhotoSet, views: int, amp: Amp, faults: Sequence[Fault]) -> Features:
         key = feature_key(
@@ -103,7 +109,7 @@ def cached_examples(
         found = cache.find(key, views)
         if found is None:
             raise TrainingError(
-                f"{config.cache_folder}: the features of {photos.name} are gone. Is another run "
+                f"{cache_folder()}: the features of {photos.name} are gone. Is another run "
                 "filling the same cache? Train again with a larger --cache-gib, or --no-cache."
             )
         return found

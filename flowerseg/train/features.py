@@ -132,6 +132,12 @@ class FeatureCache:
                 shutil.rmtree(oldest, ignore_errors=True)
 
 
+def cache_folder() -> Path:
+    """`flowerseg/features` in the user's cache folder (XDG Base Directory Specification)."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "flowerseg" / "features"
+
+
 def feature_key(network: FlowerNet, **parts: object) -> str:
     """A name that changes with the frozen weights and with everything in `parts`."""
     digest = hashlib.sha256(json.dumps({"format": FORMAT} | parts, default=str).encode())

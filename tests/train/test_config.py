@@ -137,16 +137,6 @@ def test_features_are_cached_only_where_they_stay_the_same(
     assert replace(USUAL, **change).caches_features is expected
 
 
-@pytest.mark.parametrize("home", ["/caches", ""])
-def test_features_are_kept_where_the_user_keeps_caches(
-    home: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", home)
-    monkeypatch.setenv("HOME", "/home/me")
-    folder = TrainConfig(data=Path("d"), out=Path("o")).cache_folder
-    assert folder == Path(home or "/home/me/.cache") / "flowerseg/features"
-
-
 def test_every_fault_says_what_is_wrong() -> None:
     words = [fault.words for fault in Fault]
     assert len(set(words)) == 5

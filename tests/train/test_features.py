@@ -14,6 +14,7 @@ from flowerseg.model import FlowerNet
 from flowerseg.preprocess import Preprocess
 from flowerseg.train.features import (
     FeatureCache,
+    cache_folder,
     feature_key,
     frozen_features,
 )
@@ -280,3 +281,12 @@ def test_two_runs_may_fill_the_same_key_at_once(
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("home", ["/caches", ""])
+def test_features_are_kept_where_the_user_keeps_caches(
+    home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", home)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cache_folder() == Path(home or "/home/me/.cache") / "flowerseg/features"

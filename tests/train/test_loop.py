@@ -31,6 +31,11 @@ from flowerseg.train.loop import Silent
 Config = Callable[..., TrainConfig]
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def config(painted: Path, checkpoint: Path, tmp_path: Path) -> Config:
     return _config_maker(painted, checkpoint, tmp_path)
@@ -48,7 +53,6 @@ def _config_maker(painted: Path, checkpoint: Path, folder: Path) -> Config:
         "lr": 1e-3,
         "preprocess": Preprocess((64, 64)),
         "device": "cpu",
-        "cache_folder": folder / "features",
     }
     return lambda **changes: TrainConfig(**(base | changes))
 
@@ -371,7 +375,7 @@ train(from_json(TrainConfig, json.loads(Path(sys.argv[1]).read_text())))
 
 @pytest.mark.parametrize(("batch_size", "cache"), [(6, False), (5, False), (5, True)])
 def test_two_processes_train_the_weights_of_one(
-    config: Config, tmp_path: Path, batch_size: int, cache: bool
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, cache: bool
 ) -> None:
     """Five of twelve photos a step: parts of 3 and 2, and a last batch of 2, each counted once."""
     alone = config(
@@ -384,7 +388,8 @@ def test_two_processes_train_the_weights_of_one(
         test_split="test",
     )
     one = train(alone)
-    shared = replace(alone, out=tmp_path / "shared", cache_folder=tmp_path / "features2")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    shared = replace(alone, out=tmp_path / "shared")
     _torchrun(shared, 2, tmp_path)
     two = json.loads((shared.out / "report.json").read_text())
     start = _weights(Path(alone.weights))["classifier.4.weight"]

@@ -55,8 +55,8 @@ class Examples:
     val: Features | None  # None: validation photos go through the whole network
     workers: int
 
-    def loader(self, batches: EpochViews) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Batches of one epoch after another."""
+    def loader(self, batches: EpochViews, device: str) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches of one epoch after another, on the host, ready to be copied to `device`."""
         if self.train is None:
             raise AssertionError("there is nothing to train with")
         return DataLoader(
@@ -64,6 +64,7 @@ class Examples:
             batch_sampler=batches,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            pin_memory=device.startswith("cuda"),
             # Its own: it seeds new workers, and would draw from the one that dropout draws from,
             # in the first epoch only.
             generator=torch.Generator(),

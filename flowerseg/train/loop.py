@@ -185,7 +185,7 @@ class _Session:
         basis: str,
     ) -> None:
         config, rank = self._config, self._processes.rank
-        loader = examples.loader(batches)
+        loader = examples.loader(batches, self._device)
         for number in range(self._progress.next_epoch, config.epochs + 1):
             batches.epoch = number
             # Dropout: an epoch depends on nothing but its number, so that a run can be resumed.

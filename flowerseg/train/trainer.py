@@ -116,7 +116,8 @@ class Trainer:
         raise TrainingError(self._out_of_memory(inputs, labels, said))
 
     def _step(self, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
-        inputs, labels = inputs.to(self._device), labels.to(self._device)
+        inputs = inputs.to(self._device, non_blocking=True)
+        labels = labels.to(self._device, non_blocking=True)
         counts = torch.stack([known_pixels(labels), torch.tensor(len(labels), device=self._device)])
         known, photos = self._processes.sum(counts)
         loss = self._loss(inputs, labels, known, int(photos))

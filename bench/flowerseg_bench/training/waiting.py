@@ -46,7 +46,7 @@ def measure_waiting(setup: Setup, work: Path, clock: Clock = wall_clock) -> Find
     batches = epoch_views(photos, config, Processes())
     trainer = Trainer(config, network, device, amp, len(batches))
     examples = live_examples(config, photos)
-    loader = examples.loader(batches)
+    loader = examples.loader(batches, device)
     epochs = []
     for number in range(1, config.epochs + 1):
         batches.epoch = number

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TypeAlias
 
 from flowerseg.arrays import Rgb
-from flowerseg.artifact import Kind, manifest_path, read_manifest
+from flowerseg.artifact import Kind, open_artifact
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
 from flowerseg_bench.boundaries import STAGES, Boundary, engine_step, file_step, transfers_step
@@ -92,7 +92,7 @@ def run_suite(
         FlowersegError: something is missing; most is found out before any time is spent.
     """
     conditions = conditions_here(resolution_s(clock))
-    rules = read_manifest(manifest_path(plan.reference or plan.models[0])).rules
+    rules = open_artifact(plan.reference or plan.models[0]).manifest.rules
     photos = open_bench_photos(plan.photos, plan.data, plan.split, rules, out)
     with _opened(plan, photos, clock) as (rows, frames, notes):
         bench = _Bench(plan, photos, frames, work, clock, conditions.timer_resolution_ns)

@@ -61,10 +61,8 @@ class ExportConfig:
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.target is Kind.CHECKPOINT:
-            raise ValueError("a checkpoint is what export starts from")
-        if self.precision is Precision.INT8 and self.target is Kind.PT2:
-            raise ValueError("INT8 is made for ONNX and TensorRT, not for pt2")
+        if self.precision is Precision.INT8 and self.target in (Kind.PT2, Kind.CHECKPOINT):
+            raise ValueError(f"INT8 is made for ONNX and TensorRT, not for {self.target}")
         if self.precision is Precision.INT8 and self.data is None:
             raise ValueError("INT8 needs photos to calibrate on: --data")
 

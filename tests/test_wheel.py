@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flowerseg.paint import write_painted_dataset
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +72,20 @@ def test_every_file_of_the_packages_is_in_it_and_no_other(names: list[str]) -> N
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    model = "flowerseg/models/flower_mobilenet_v3.pt"
+    expected |= {model, f"{model}.json"}
     assert {name for name in names if ".dist-info/" not in name} == expected
+
+
+def test_installed_flowerseg_segments_before_anything_is_trained(
+    installed: Path, tmp_path: Path
+) -> None:
+    write_painted_dataset(tmp_path / "painted", 4, (64, 80), seed=0)
+    photos, out = tmp_path / "painted/jpg", tmp_path / "out"
+    _python(installed, tmp_path, "-m", "flowerseg", "predict", str(photos), "--out", str(out))
+    assert len(list((out / "masks").iterdir())) == 4
+    model = json.loads((out / "run.json").read_text())
+    assert "flower_mobilenet_v3.pt" in json.dumps(model)
 
 
 def test_every_package_is_typed_and_no_tests_are_shipped(names: list[str]) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -253,11 +253,9 @@ def test_run_killed_in_mid_epoch_goes_on_to_the_same_weights(
     whole = config(trainable="all", epochs=2, out=tmp_path / "whole")
     train(whole)
     cut = config(trainable="all", epochs=2)
-    pid = os.fork()
-    if pid == 0:  # killed between the two steps of the second epoch, without a word
-        train(cut, _Dies(3, lambda: os.kill(os.getpid(), signal.SIGKILL)))
-        os._exit(1)
-    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    # Killed between the two steps of the second epoch, without a word.
+    done = _run_worker([sys.executable], cut, tmp_path, dies_in_step=3)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert not (cut.out / "report.json").exists()
     train(RunFolder(cut.out).config(), resume=True)
     _assert_same_weights(cut.out / "last.pt", whole.out / "last.pt")
@@ -362,14 +360,25 @@ def test_validation_is_spread_over_long_runs(config: Config) -> None:
     assert validated == [*range(2, 27, 2), 27]  # 27 epochs and at most 25 validations
 
 
+# A process of its own: one that was forked from here could not run backward.
 _WORKER = """
-import sys
+import json, os, signal, sys
 from pathlib import Path
+import torch
 from flowerseg.jsonform import from_json
 from flowerseg.train import TrainConfig, train
-import json, torch
+from flowerseg.train.loop import Silent
+
+class Dies(Silent):
+    left = int(sys.argv[2])
+
+    def step(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
 torch.set_num_threads(1)
-train(from_json(TrainConfig, json.loads(Path(sys.argv[1]).read_text())))
+train(from_json(TrainConfig, json.loads(Path(sys.argv[1]).read_text())), Dies())
 """
 
 
@@ -416,17 +425,21 @@ def test_two_processes_train_a_whole_network(config: Config, tmp_path: Path) -> 
 
 
 def _torchrun(config: TrainConfig, processes: int, folder: Path) -> None:
-    from dataclasses import asdict
-
-    (folder / "worker.py").write_text(_WORKER)
-    (folder / "config.json").write_text(json.dumps(asdict(config), default=str))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--master-addr", "127.0.0.1", "--master-port", "0", "--standalone"]
-    done = subprocess.run(
-        [*command, str(folder / "worker.py"), str(folder / "config.json")],
+    done = _run_worker(command, config, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def _run_worker(
+    command: list[str], config: TrainConfig, folder: Path, dies_in_step: int = 0
+) -> subprocess.CompletedProcess[str]:
+    (folder / "worker.py").write_text(_WORKER)
+    (folder / "config.json").write_text(json.dumps(asdict(config), default=str))
+    return subprocess.run(
+        [*command, str(folder / "worker.py"), str(folder / "config.json"), str(dies_in_step)],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )
-    assert done.returncode == 0, done.stderr[-3000:]

@@ -38,8 +38,8 @@ def autocast(amp: Amp, device: str) -> AbstractContextManager[Any]:
 def keep_depthwise_fp32(network: nn.Module) -> None:
     """Compute depthwise convolutions in FP32 while the CPU's autocast does the rest in bf16.
 
-    oneDNN's depthwise backward takes two to three times as long in bf16 as in FP32 (torch 2.15 on
-    AVX-512 BF16), and was half of the time of a step of MobileNetV3.
+    oneDNN's depthwise backward is slower in bf16 than in FP32 (torch 2.15 on AVX-512 BF16), and
+    would be much of a step of MobileNetV3.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:

@@ -51,14 +51,12 @@ def epoch_views(photos: PhotoSet, config: TrainConfig, processes: Processes) -> 
 class Examples:
     """Frames or cached features to train with, and how validation photos are seen."""
 
-    train: TrainingFrames | Features | None
+    train: TrainingFrames | Features
     val: Features | None  # None: validation photos go through the whole network
     workers: int
 
     def loader(self, batches: EpochViews, device: str) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches of one epoch after another, on the host, ready to be copied to `device`."""
-        if self.train is None:
-            raise AssertionError("there is nothing to train with")
         return DataLoader(
             self.train,
             batch_sampler=batches,

@@ -145,7 +145,7 @@ class _Session:
             self._epochs(trainer, splits, examples, batches, basis)
         except KeyboardInterrupt:
             raise TrainingError(self._interrupted()) from None
-        return self._finish(splits, trainer.network)
+        return self._finish(splits)
 
     def _say_first(self, splits: _Splits) -> None:
         for fault in self._config.faults:
@@ -224,7 +224,7 @@ class _Session:
             if self._processes.is_first:
                 self._folder.write_epochs(progress.epochs)
             return
-        counts = self._validated(network, splits.val, examples)
+        counts = self._validated(network, splits.val, examples.val)
         epoch = Epoch(epoch.epoch, epoch.lr, epoch.train_loss, scores(counts))
         progress.epochs.append(epoch)
         is_best = epoch.iou > progress.best_iou
@@ -242,21 +242,23 @@ class _Session:
         )
         self._folder.write_panels(f"epoch_{epoch.epoch:03d}", list(shown))
 
-    def _validated(self, network: FlowerNet, photos: PhotoSet, examples: Examples) -> list[Counts]:
-        """Counts of all validation photos, each counted by one of the processes."""
+    def _validated(
+        self, network: FlowerNet, photos: PhotoSet, features: Features | None
+    ) -> list[Counts]:
+        """Counts of all photos, each made by one process; from kept features where there are some."""
         rank, world = self._processes.rank, self._processes.world
         mine = range(rank, len(photos), world)
         part = photos.part(mine)
-        if examples.val is None:
+        if features is None:
             segmenter = _segmenter(network, self._config, self._device)
             counted = count_labelled(segmenter, part, VAL_BATCH)
         else:
-            foregrounds = _foregrounds(network, examples.val, mine, self._device)
+            foregrounds = _foregrounds(network, features, mine, self._device)
             counted = count_foregrounds(foregrounds, part)
         everyone = dict(self._processes.gathered(list(zip(mine, counted, strict=True))))
         return [everyone[index] for index in range(len(photos))]
 
-    def _finish(self, splits: _Splits, network: FlowerNet) -> TrainReport:
+    def _finish(self, splits: _Splits) -> TrainReport:
         config, progress = self._config, self._progress
         self._processes.wait()  # until the first one has written the best
         _, best = load_checkpoint(config.out / BEST)
@@ -264,7 +266,7 @@ class _Session:
             scored_split("validation (chose the checkpoint)", splits.val, progress.best_counts)
         ]
         if splits.test is not None:
-            counts = self._validated(best, splits.test, Examples(None, None, 0))
+            counts = self._validated(best, splits.test, None)
             scored.append(scored_split("test (looked at once)", splits.test, counts))
         report = TrainReport(
             checkpoint=str(config.out / BEST),
@@ -285,14 +287,13 @@ class _Session:
             versions=versions_here(),
         )
         if self._processes.is_first:
-            for split, photos in zip(scored, (splits.val, splits.test), strict=False):
+            tested = [splits.test] if splits.test else []
+            for split, photos in zip(scored, [splits.val, *tested], strict=True):
                 self._write_worst(best, split, photos)
             self._folder.finish(report)
         return report
 
-    def _write_worst(self, best: FlowerNet, split: ScoredSplit, photos: PhotoSet | None) -> None:
-        if photos is None:
-            raise AssertionError("a split that was scored has photos")
+    def _write_worst(self, best: FlowerNet, split: ScoredSplit, photos: PhotoSet) -> None:
         places = {item.name: place for place, item in enumerate(photos.photos)}
         worst = photos.part([places[name] for name, _ in split.worst])
         segmenter = _segmenter(best, self._config, self._device)

@@ -245,7 +245,7 @@ class _Session:
     def _validated(
         self, network: FlowerNet, photos: PhotoSet, features: Features | None
     ) -> list[Counts]:
-        """Counts of all photos, each made by one process; from kept features where there are some."""
+        """Counts of all photos, each by one process; from kept features where there are some."""
         rank, world = self._processes.rank, self._processes.world
         mine = range(rank, len(photos), world)
         part = photos.part(mine)

@@ -15,7 +15,7 @@ from typing import Any
 from flowerseg.artifact import versions_here
 from flowerseg.data import open_photos
 from flowerseg.download import download_oxford17
-from flowerseg.errors import DownloadError, FlowersegError
+from flowerseg.errors import DownloadError, FlowersegError, OutputError
 from flowerseg.files import write_text
 from flowerseg.images import read_rgb
 from flowerseg.page import jpeg_url, render_page
@@ -122,7 +122,7 @@ def choose_data(out: Path, scale: Scale, say: Say) -> Source:
     try:
         root = download_oxford17(home / "flowerseg" / "oxford17")
         return Source(root, f"Oxford 17 Flowers in {root}")
-    except DownloadError as error:
+    except (DownloadError, OutputError) as error:  # such as a home that is read-only
         say(f"Oxford 17 Flowers could not be downloaded, so flowers are painted: {error}")
     root = out / "painted"
     write_painted_dataset(root, scale.painted, (224, 224))

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from flowerseg.errors import DownloadError
-from flowerseg.files import write_text
+from flowerseg.files import explained, write_text
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
@@ -97,6 +97,7 @@ def download_oxford17(root: Path) -> Path:
     Raises:
         DownloadError: a file cannot be fetched or is not the published one, an archive is damaged
             or lacks files, or a folder is there that holds too few of them.
+        OutputError: the disk is full or the folder cannot be written.
     """
     missing = [archive for archive in ARCHIVES if not _is_unpacked(root, archive)]
     if not missing and (root / DATASPLITS.name).is_file():
@@ -124,6 +125,7 @@ def download_file(remote: RemoteFile, folder: Path, progress: Progress) -> Path:
     Raises:
         DownloadError: the server cannot be reached within seconds, refuses or breaks off, or the
             file is not the published one.
+        OutputError: the disk is full or the folder cannot be written.
     """
     path = folder / remote.name
     if path.exists():
@@ -133,8 +135,9 @@ def download_file(remote: RemoteFile, folder: Path, progress: Progress) -> Path:
     part = folder / f"{remote.name}.part"
     by_hand = f"Or fetch the file on another machine and put it at {path}."
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _fetch(remote, part, progress)
+        with explained(part):
+            folder.mkdir(parents=True, exist_ok=True)
+            _fetch(remote, part, progress)
         fault = _checksum_fault(part, remote)
         if not fault:
             part.replace(path)
@@ -160,12 +163,14 @@ def unpack(path: Path, root: Path, archive: RemoteArchive) -> None:
 
     Raises:
         DownloadError: the archive is damaged or lacks files.
+        OutputError: the disk is full or the folder cannot be written.
     """
     staging = root / f".{archive.folder}.part"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        staging.mkdir(parents=True)
-        count = _extract(path, staging, archive.pattern)
+        with explained(root / archive.folder):
+            staging.mkdir(parents=True)
+            count = _extract(path, staging, archive.pattern)
         if count < archive.count:
             raise DownloadError(
                 f"{path}: holds {count} {archive.pattern} files, not {archive.count}. "

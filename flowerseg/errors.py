@@ -9,6 +9,7 @@ FlowersegError              shown without a traceback, exit code 1
 ├─ ExportError              a conversion that a runtime refused
 ├─ TrainingError            a training run that cannot go on
 ├─ OutputError              a result that cannot be written
+│  └─ NameTooLong           only this one cannot: its name is too long
 └─ ParityError              outputs that disagree beyond the limit
 
 Each message says what is wrong, where, and what to do next. Wrong use of a Python function is
@@ -56,6 +57,10 @@ class ParityError(FlowersegError):
 
 class OutputError(FlowersegError):
     """A result that cannot be written: disk full, read-only folder."""
+
+
+class NameTooLong(OutputError):
+    """A result whose name the file system does not take; others may be written."""
 
 
 def some_of(names: Iterable[str], most: int = 3) -> str:

@@ -1,15 +1,37 @@
-"""Files that are either complete or absent, and the hash that identifies them."""
+"""Files that are either complete or absent, the reason where they are absent, and their hash."""
 
+import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flowerseg.errors import NameTooLong, OutputError
+
 # No call only reads the mask, and setting it while threads write would race: read it once.
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full ({free}). Free space or choose another folder.",
+    errno.EDQUOT: "your quota is used up ({free}). Free space or choose another folder.",
+    errno.EROFS: "the disk is read-only. Choose another folder.",
+    errno.EACCES: "permission denied. Choose another folder, or allow writing into this one.",
+    errno.EPERM: "permission denied. Choose another folder, or allow writing into this one.",
+    errno.EISDIR: "a folder has that name. Choose another name, or move the folder away.",
+    errno.EEXIST: "{there} is a file, not a folder. Choose another folder.",
+    errno.ENOTDIR: "{there} is a file, not a folder. Choose another folder.",
+    errno.EFBIG: "larger than a file may be here. Raise the limit (ulimit -f) or choose another "
+    "disk.",
+}
+# What writing to a file that is open may meet; such an error names no file.
+_OF_OPEN_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+# More than a block of any file system, so that the last free bytes do not hide that it is full.
+_PROBE_BYTES = 1 << 20
 
 
 @contextmanager
@@ -19,30 +41,42 @@ def replacing(path: Path) -> Iterator[Path]:
     Readers see the old file or the whole new one, never a part: the bytes are flushed to disk
     before the rename, which POSIX makes atomic within a file system. On any exception, Ctrl-C
     included, the temporary file is removed and `path` is untouched.
+
+    Raises:
+        OutputError: the system refuses the file; see `explained`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+    with explained(path), _temporary(path.parent, path.suffix) as temporary:
+        try:
+            yield temporary
+        except RuntimeError:
+            # torch writes in C++ and says only that it failed: ask the system for its reason.
+            _append(temporary, bytes(_PROBE_BYTES))
+            raise
+        _flush(temporary)
         # mkstemp makes files private to their owner; results are as public as any other file.
         temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Create the folder and try a file in it, before minutes of work whose result goes there.
+
+    Raises:
+        OutputError: the system refuses; see `explained`.
+    """
+    with explained(folder), _temporary(folder) as temporary:
+        _append(temporary, b"some")
+        _flush(temporary)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` is never seen half-written."""
+    """Write `content` so that `path` is never seen half-written. Raises as `replacing` does."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write UTF-8 text so that `path` is never seen half-written."""
+    """Write UTF-8 text so that `path` is never seen half-written. Raises as `replacing` does."""
     write_bytes(path, content.encode())
 
 
@@ -50,3 +84,63 @@ def sha256_of(path: Path) -> str:
     """Hex SHA-256 of the file's bytes, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write `path` into an error that a user can act on.
+
+    Errors about other files, and those that are no refusal, pass.
+
+    Raises:
+        NameTooLong: the name is longer than the file system takes; another file may fit.
+        OutputError: a full disk, a read-only folder, a folder or a file in the way, a size limit.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not _is_about(path, error):
+            raise
+        if error.errno == errno.ENAMETOOLONG:
+            raise NameTooLong(f"{path}: the name is too long to write. Choose another.") from error
+        if reason := _reason(path, error.errno):
+            raise OutputError(f"{path}: cannot be written: {reason}") from error
+        raise
+
+
+@contextmanager
+def _temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=suffix, dir=folder)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _append(path: Path, content: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(content)
+
+
+def _flush(path: Path) -> None:
+    """Bring the bytes to disk, where some file systems first find that there is no room."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _is_about(path: Path, error: OSError) -> bool:
+    """Whether an error concerns `path`, its temporary file or the folders above."""
+    if not isinstance(error.filename, str):
+        return error.errno in _OF_OPEN_FILES
+    place, named = path.absolute(), Path(error.filename).absolute()
+    return named.parent in (place, place.parent) or named in place.parents
+
+
+def _reason(path: Path, code: int | None) -> str:
+    """What is wrong and what helps; empty where the code is not one of a refused file."""
+    words = _REASONS.get(code or 0, "")
+    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    free_mib = shutil.disk_usage(there).free / 2**20 if words else 0.0
+    return words.format(there=there, free=f"{free_mib:.0f} MiB free")

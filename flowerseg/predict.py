@@ -15,7 +15,6 @@ results.csv and run.json come last and vanish first: where they are, the run the
 
 import csv
 import dataclasses
-import errno
 import io
 import json
 import os
@@ -34,8 +33,8 @@ import numpy as np
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.artifact import Parent, as_parent, versions_here
 from flowerseg.backends import BackendInfo
-from flowerseg.errors import ImageError, OutputError
-from flowerseg.files import write_text
+from flowerseg.errors import ImageError, NameTooLong
+from flowerseg.files import explained, write_text
 from flowerseg.images import (
     read_rgb,
     use_one_thread_per_call,
@@ -325,12 +324,8 @@ def _write(job: _Job, decoded: _Decoded, foreground: Foreground) -> PhotoResult:
         path = job.out / f"{kind}s" / photo.with_name(f"{photo.name}.png")
         try:
             _write_picture(path, kind, mask, decoded.rgb)
-        except ImageError as error:
+        except (ImageError, NameTooLong) as error:  # the fault of this photo, not of the disk
             return _failed(photo, str(error))
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:  # the fault of this photo, not of the disk
-                return _failed(photo, f"{path}: the name is too long to write. Rename the photo.")
-            raise _unwritable(path, error) from error
     share = float(np.count_nonzero(mask) / mask.size)
     return PhotoResult(_utf8(photo.as_posix()), decoded.size_hw, share, _box(mask))
 
@@ -355,28 +350,15 @@ def _failed(photo: Path, error: str) -> PhotoResult:
     return PhotoResult(_utf8(photo.as_posix()), error=_utf8(error))
 
 
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{path}: cannot be written: {error.strerror or error}. What was written before is whole. "
-        "Make room or choose another output folder, and run again."
-    )
-
-
 def _remove_records(out: Path) -> None:
     for path in (out / "results.csv", out / "run.json"):
-        try:
+        with explained(path):
             path.unlink(missing_ok=True)
-        except OSError as error:
-            raise _unwritable(path, error) from error
 
 
 def _write_records(report: FolderReport, out: Path) -> None:
-    run = json.dumps(dataclasses.asdict(report.run), indent=2) + "\n"
-    for path, text in ((out / "results.csv", _csv(report.results)), (out / "run.json", run)):
-        try:
-            write_text(path, text)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+    write_text(out / "results.csv", _csv(report.results))
+    write_text(out / "run.json", json.dumps(dataclasses.asdict(report.run), indent=2) + "\n")
 
 
 def _csv(results: Iterable[PhotoResult]) -> str:

@@ -1,5 +1,6 @@
 """The demo's choices and its page; the chain itself runs in .ci/run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from flowerseg import demo
 from flowerseg.data import open_photos
-from flowerseg.errors import DataError, DownloadError, FlowersegError
+from flowerseg.errors import DataError, DownloadError, FlowersegError, OutputError
 from flowerseg.images import write_jpeg, write_png
 from flowerseg.paint import write_painted_dataset
 
@@ -25,6 +26,10 @@ def no_network(root: Path) -> Path:
     raise DownloadError("no route to host")
 
 
+def no_room(root: Path) -> Path:
+    raise OutputError(f"{root}: cannot be written: the disk is read-only.")
+
+
 def test_named_data_is_used_and_never_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -37,17 +42,20 @@ def test_named_data_is_used_and_never_replaced(
     assert demo.choose_data(tmp_path / "out", TINY, print).root == tmp_path / "mine"
 
 
-def test_without_a_network_flowers_are_painted_and_it_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("download", "reason"), [(no_network, "no route to host"), (no_room, "read-only")]
+)
+def test_without_the_real_photos_flowers_are_painted_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, download: Callable[[Path], Path], reason: str
 ) -> None:
     monkeypatch.delenv("FLOWERSEG_DATA", raising=False)
-    monkeypatch.setattr(demo, "download_oxford17", no_network)
+    monkeypatch.setattr(demo, "download_oxford17", download)
     said: list[str] = []
     source = demo.choose_data(tmp_path, TINY, said.append)
     assert "painted" in source.words
     assert "not photographs" in source.words
     assert len(said) == 1
-    assert "no route to host" in said[0]
+    assert reason in said[0]
     # 50/25/25 % of eight photos
     assert [len(open_photos(source.root, s)) for s in ("train", "val", "test")] == [4, 2, 2]
 

@@ -1,7 +1,9 @@
 """Downloading: against a server on the loopback, with archives made here. No other network."""
 
+import errno
 import hashlib
 import io
+import os
 import socket
 import tarfile
 import threading
@@ -15,7 +17,7 @@ import pytest
 
 from flowerseg import download
 from flowerseg.download import RemoteArchive, RemoteFile
-from flowerseg.errors import DownloadError
+from flowerseg.errors import DownloadError, OutputError
 
 BODY = bytes(range(256)) * 40
 
@@ -157,6 +159,24 @@ def test_starts_over_when_the_part_has_nothing_left_to_ask_for(site: Site, tmp_p
     (tmp_path / "data.bin.part").write_bytes(BODY)
     assert _fetch(site.remote("data.bin", _sha256(BODY)), tmp_path).read_bytes() == BODY
     assert site.ranges == [f"bytes={len(BODY)}-", None]
+
+
+def test_a_disk_that_fills_up_is_not_blamed_on_the_network(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = iter(["for the validator"])
+
+    def fsync(handle: int) -> None:
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    remote = site.remote("data.bin", _sha256(BODY))
+    full = pytest.raises(OutputError, match=r"data\.bin\.part: cannot be .*: the disk is full")
+    with monkeypatch.context() as patched, full:
+        patched.setattr(os, "fsync", fsync)
+        _fetch(remote, tmp_path)
+    assert not (tmp_path / "data.bin").exists()
+    assert _fetch(remote, tmp_path).read_bytes() == BODY
 
 
 def test_refuses_a_wrong_checksum_and_keeps_nothing(site: Site, tmp_path: Path) -> None:

@@ -1,12 +1,19 @@
-"""Files are whole or absent, whatever happens while they are written."""
+"""Files are whole or absent, whatever happens while they are written, and it is said why."""
 
+import errno
 import hashlib
+import os
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from flowerseg.files import replacing, sha256_of, write_bytes, write_text
+from flowerseg.errors import NameTooLong, OutputError
+from flowerseg.files import replacing, require_writable, sha256_of, write_bytes, write_text
 
 
 def _names(folder: Path) -> list[str]:
@@ -53,3 +60,165 @@ def test_hash_is_that_of_hashlib_beyond_one_chunk(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000
     (tmp_path / "a").write_bytes(content)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+# --- what the system refuses ---
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Path:
+    """A file that is there already; the test makes the system refuse to write it anew."""
+    path = tmp_path / "out/a.txt"
+    path.parent.mkdir()
+    path.write_bytes(b"old")
+    return path
+
+
+def _assert_untouched(path: Path) -> None:
+    assert path.read_bytes() == b"old"
+    assert _names(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.ENOSPC, "the disk is full (12 MiB free). Free space or choose another folder."),
+        (errno.EDQUOT, "your quota is used up (12 MiB free). Free space or choose another folder."),
+        (errno.EROFS, "the disk is read-only. Choose another folder."),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_an_error_with_a_remedy(
+    refused: Path, monkeypatch: pytest.MonkeyPatch, code: int, reason: str
+) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=12 << 20))
+    with pytest.raises(OutputError) as raised:
+        write_text(refused, "new")
+    assert str(raised.value) == f"{refused}: cannot be written: {reason}"
+    _assert_untouched(refused)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_the_kernels_own_news_of_a_full_disk_is_understood(refused: Path) -> None:
+    with pytest.raises(OutputError, match="the disk is full"), replacing(refused) as temporary:  # noqa: PT012  # the block is tested
+        temporary.unlink()
+        temporary.symlink_to("/dev/full")
+        temporary.write_bytes(b"new")
+    _assert_untouched(refused)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM])
+def test_a_folder_that_may_not_be_written_is_an_error_with_a_remedy(
+    refused: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(path: str, *_: object) -> int:
+        raise PermissionError(code, os.strerror(code), path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(OutputError) as raised:
+        write_text(refused, "new")
+    monkeypatch.undo()
+    assert str(raised.value) == (
+        f"{refused}: cannot be written: permission denied. "
+        "Choose another folder, or allow writing into this one."
+    )
+    _assert_untouched(refused)
+
+
+def test_a_folder_of_that_name_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "a.txt/precious").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"a\.txt: cannot be written: a folder has that name\."):
+        write_text(tmp_path / "a.txt", "new")
+    assert _names(tmp_path) == ["a.txt"]
+    assert _names(tmp_path / "a.txt") == ["precious"]
+
+
+@pytest.mark.parametrize("below", ["b.txt", "sub/b.txt", "sub/deeper/b.txt"])
+def test_a_file_where_a_folder_should_be_is_named(refused: Path, below: str) -> None:
+    with pytest.raises(OutputError) as raised:
+        write_text(refused / below, "new")
+    assert str(raised.value) == (
+        f"{refused / below}: cannot be written: {refused} is a file, not a folder. "
+        "Choose another folder."
+    )
+    _assert_untouched(refused)
+
+
+def test_a_name_that_is_too_long_is_told_from_a_disk_that_takes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(NameTooLong, match=r"a\.txt: the name is too long to write\."):
+        write_text(tmp_path / f"{'a' * 300}.txt", "new")
+    assert _names(tmp_path) == []
+
+
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+from flowerseg.files import replacing, require_writable, write_bytes
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+path = Path(sys.argv[1])
+try:
+    {action}
+except Exception as error:
+    print(f"{{type(error).__name__}}: {{error}}")
+"""
+_TORCH = """
+    import torch
+    with replacing(path) as temporary:
+        torch.save(torch.zeros(1 << 18), temporary)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+@pytest.mark.parametrize(
+    "action", ["write_bytes(path, bytes(1 << 20))", _TORCH], ids=["Python", "torch, in C++"]
+)
+def test_a_file_beyond_the_limit_is_refused_by_the_system_and_told(
+    refused: Path, action: str
+) -> None:
+    words = [sys.executable, "-c", _LIMITED.format(action=action), str(refused)]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert said == (
+        f"OutputError: {refused}: cannot be written: larger than a file may be here. "
+        "Raise the limit (ulimit -f) or choose another disk.\n"
+    )
+    _assert_untouched(refused)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("cannot write mode F as PNG"),
+        FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/photo.jpg"),
+        PermissionError(errno.EACCES, "Permission denied", "/elsewhere/photo.jpg"),
+        OSError(errno.EPERM, "[SSL] record layer failure"),  # ssl counts its errors anew
+        RuntimeError("out of memory"),
+    ],
+)
+def test_an_error_about_something_else_keeps_its_words(refused: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, replacing(refused):
+        raise error
+    assert raised.value is error
+    _assert_untouched(refused)
+
+
+def test_a_folder_is_tried_before_the_work_and_left_as_it_was(
+    tmp_path: Path, refused: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_writable(tmp_path / "new/deeper")
+    require_writable(refused.parent)
+    assert _names(tmp_path / "new/deeper") == []
+    _assert_untouched(refused)
+
+    with pytest.raises(OutputError, match=f"{refused} is a file, not a folder"):
+        require_writable(refused)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=f"^{refused.parent}: cannot be .* the disk is full"):
+        require_writable(refused.parent)
+    _assert_untouched(refused)

@@ -5,6 +5,7 @@ has to be is known without running anything.
 """
 
 import csv
+import errno
 import json
 import os
 import threading
@@ -17,7 +18,7 @@ import pytest
 from flowerseg import predict
 from flowerseg.arrays import Images, Mask, Rgb, SizeHW
 from flowerseg.backends.null import NullBackend
-from flowerseg.errors import DataError, FlowersegError
+from flowerseg.errors import DataError, FlowersegError, OutputError
 from flowerseg.images import encode_jpeg, read_mask_colours, write_jpeg, write_png
 from flowerseg.predict import (
     FolderReport,
@@ -339,11 +340,11 @@ def test_subfolder_that_cannot_be_listed_is_reported(
 
 def test_output_that_cannot_be_written_stops_the_run_and_leaves_whole_files(tmp_path: Path) -> None:
     _noise(tmp_path / "photos", 30)
-    blocked = tmp_path / "out/masks/4.jpg.png"
+    blocked = tmp_path / "out/masks/1.jpg.png"  # early: the others under way are written
     (blocked / "in the way").mkdir(parents=True)
     (tmp_path / "out/results.csv").write_text("of another run")
 
-    with pytest.raises(FlowersegError, match=r"4\.jpg\.png: cannot be written: Is a directory"):
+    with pytest.raises(FlowersegError, match=r"1\.jpg\.png: cannot be written: a folder has"):
         _segment(tmp_path / "photos", tmp_path / "out", PredictSettings(batch=2))
 
     written = _files(tmp_path / "out")
@@ -355,10 +356,30 @@ def test_output_that_cannot_be_written_stops_the_run_and_leaves_whole_files(tmp_
         _read_mask(tmp_path / "out" / name)
 
 
+def test_a_disk_that_fills_up_stops_the_run_and_blames_no_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _noise(tmp_path / "photos", 30)
+    room = iter(range(5))
+
+    def fsync(handle: int) -> None:
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    seen: list[PhotoResult] = []
+    with pytest.raises(OutputError, match=r"\.jpg\.png: cannot be written: the disk is full \(\d"):
+        segment_folder(tmp_path / "photos", _segmenter(), tmp_path / "out", None, seen.append)
+    assert all(result.ok for result in seen)
+    written = _files(tmp_path / "out")
+    assert len(written) == 5
+    assert all(name.endswith(".jpg.png") for name in written)
+
+
 def test_output_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     _noise(tmp_path / "photos", 1)
     (tmp_path / "out").write_text("precious")
-    with pytest.raises(FlowersegError, match="cannot be written: Not a directory"):
+    with pytest.raises(FlowersegError, match=r"cannot be written: .*out is a file, not a folder"):
         _segment(tmp_path / "photos", tmp_path / "out")
     assert (tmp_path / "out").read_text() == "precious"
 

@@ -142,8 +142,10 @@ def bench(
 
 
 def _run(plan: "Plan", out: Path) -> "Results":
+    from flowerseg.files import require_writable
     from flowerseg_bench.suite import run_suite
 
+    require_writable(out)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=stderr_console(), transient=True) as progress:
         task = progress.add_task("opening models, judging masks", total=None)
@@ -151,6 +153,5 @@ def _run(plan: "Plan", out: Path) -> "Results":
         def show(next_up: str, done: int, total: int) -> None:
             progress.update(task, description=next_up, completed=done, total=total)
 
-        out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".bench-", dir=out) as work:
             return run_suite(plan, out, Path(work), on_progress=show)

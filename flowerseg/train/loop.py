@@ -88,6 +88,7 @@ def train(
         DataError, ImageError: the data cannot be used; nothing has been written.
         TrainingError: `out` holds a run, there are too few photos or no weights, memory is short,
             the loss is not finite, or it was interrupted (best.pt is kept).
+        OutputError: `out` cannot be written; what is there is whole.
     """
     device = resolve_device(device_of_this_process(config.device))
     with joined_processes(device) as processes:

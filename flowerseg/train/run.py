@@ -16,7 +16,7 @@ from flowerseg.artifact import Manifest, manifest_path
 from flowerseg.checkpoint import read_weights_only, save_checkpoint
 from flowerseg.errors import TrainingError
 from flowerseg.evaluate import Segmented
-from flowerseg.files import replacing, write_text
+from flowerseg.files import replacing, require_writable, write_text
 from flowerseg.images import write_jpeg
 from flowerseg.jsonform import from_json
 from flowerseg.metrics import Counts
@@ -74,7 +74,12 @@ class RunFolder:
             )
 
     def begin(self, config: TrainConfig) -> None:
-        """Clear what an earlier run left, and write down what this one does."""
+        """Clear what an earlier run left, and write down what this one does.
+
+        Raises:
+            OutputError: the folder cannot be written; an earlier run is still whole.
+        """
+        require_writable(self.folder)
         for name in (BEST, LAST):
             manifest_path(self.folder / name).unlink(missing_ok=True)
             (self.folder / name).unlink(missing_ok=True)

@@ -175,6 +175,8 @@ def _write(
 ) -> None:
     features = open_memmap(folder / FEATURES, "w+", np.float16, (len(wanted), *shapes[0]))
     labels = open_memmap(folder / LABELS, "w+", np.uint8, (len(wanted), *shapes[1]))
+    _take_room(folder / FEATURES)
+    _take_room(folder / LABELS)
     # Decoded by another process while this one computes.
     loader = DataLoader(frames, _FILL_BATCH, sampler=wanted, num_workers=1)
     done = 0
@@ -186,6 +188,19 @@ def _write(
         on_features(done, len(wanted))
     features.flush()
     labels.flush()
+
+
+def _take_room(path: Path) -> None:
+    """Have the disk give a mapped file all of its bytes now.
+
+    The file is sparse: a page that finds the disk full later would end the process by SIGBUS.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _move(whole: Path, place: Path) -> None:

@@ -258,6 +258,20 @@ def test_disk_that_is_full_is_told_with_a_remedy(
     assert _keys(folder) == set()
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="not on this system")
+def test_room_is_taken_before_a_mapped_page_could_miss_it(
+    frames: TrainingFrames, cache: FeatureCache, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int, offset: int, length: int) -> None:
+        assert (offset, length) == (0, os.fstat(handle).st_size)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(TrainingError, match=r"No space left.*--no-cache"):
+        cache.fill("key", frames, 1, _tiny)
+    assert _keys(folder) == set()
+
+
 def test_folder_that_cannot_be_written_is_told_with_a_remedy(
     frames: TrainingFrames, tmp_path: Path
 ) -> None:

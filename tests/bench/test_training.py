@@ -12,16 +12,15 @@ import torch
 from click.testing import CliRunner, Result
 
 from flowerseg.cli.train import train
-from flowerseg.errors import TrainingError
 from flowerseg.labelled import LabelledPhoto, PhotoSet
 from flowerseg.model import FlowerNet
 from flowerseg.oxford import OXFORD_PALETTE
 from flowerseg.train import Fault
+from flowerseg_bench.memory import PeakMemory
+from flowerseg_bench.record import IDLE_LOAD, Record, json_of, markdown_of, recorded
 from flowerseg_bench.training import cache, command, corrections, memory, start, waiting
 from flowerseg_bench.training.cli import main
 from flowerseg_bench.training.command import Setup, Trained
-from flowerseg_bench.training.record import IDLE_LOAD, Record, json_of, markdown_of, recorded
-from flowerseg_bench.training.tree import PeakMemory
 from flowerseg_bench.training.waiting import EpochTime
 
 SMALL = "deeplabv3_mobilenet_v3_large"
@@ -47,7 +46,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The training command without a process for each run; the words of every run."""
     calls: list[list[str]] = []
 
-    def run(arguments: Sequence[str], work: Path, watch: object = None) -> None:
+    def run(arguments: Sequence[str], work: Path, *_: object) -> None:
         calls.append(list(arguments))
         monkeypatch.setenv("XDG_CACHE_HOME", str(work / "cache"))
         result = CliRunner().invoke(train, list(arguments[1:]))
@@ -177,23 +176,6 @@ def test_memory_of_the_real_command_with_its_workers_is_watched(
     assert max(content["samples_pss_bytes"]) == content["peak_pss_bytes"]
 
 
-def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="No such option"):
-        command.run_process(["train", "--no-such-option"], tmp_path)
-
-
-def test_a_process_is_watched_until_it_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command, "WATCH_EVERY_S", 0.01)
-    seen: list[int] = []
-
-    command.run_process(["--version"], tmp_path, seen.append)
-
-    assert len(seen) > 1
-    assert len(set(seen)) == 1
-
-
 # --- waiting ---
 
 
@@ -311,7 +293,7 @@ def test_corrections_are_measured_from_one_seed_and_scored_alike(
 
 
 def test_a_record_tells_what_how_and_on_which_machine(setup: Setup) -> None:
-    record = recorded(lambda: cache.finding_of(setup, [trained(1.0, 0.5)] * 3))
+    record = recorded(lambda: cache.finding_of(setup, [trained(1.0, 0.5)] * 3), "python -m here")
     conditions = dataclasses.replace(record.conditions, load_at_start=IDLE_LOAD + 1)
     busy = Record(record.finding, conditions, load_at_end=3.0)
 
@@ -319,6 +301,7 @@ def test_a_record_tells_what_how_and_on_which_machine(setup: Setup) -> None:
 
     assert content["conditions"]["cores"] >= 1
     assert content["conditions"]["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert content["conditions"]["command"].startswith("python -m here ")
     assert content["load_at_end"] == 3.0
     assert any("not idle" in note for note in content["notes"])
     assert "| processor |" in markdown_of(busy)

@@ -1,5 +1,5 @@
 """`python -m flowerseg_bench.training COMMAND`."""
 
-from flowerseg_bench.training.cli import main
+from flowerseg_bench.training.cli import PROGRAM, main
 
-main(prog_name="python -m flowerseg_bench.training")
+main(prog_name=PROGRAM)

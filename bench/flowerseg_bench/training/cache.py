@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowerseg.data import open_photos
+from flowerseg_bench.record import Finding, table_of
 from flowerseg_bench.training.command import Setup, Trained, train_once
-from flowerseg_bench.training.record import Finding, table_of
 from flowerseg_bench.training.start import RANDOM_NOTE, starting_weights
 
 OTHER_LR = "0.005"  # half the default: another run of a search, which finds the cache filled

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowerseg.cli.options import Command, F, device_option, stderr_console
+from flowerseg.cli.options import Command, F, device_option
 from flowerseg.cli.train import ARCHITECTURES
 
 if TYPE_CHECKING:
+    from flowerseg_bench.record import Finding
     from flowerseg_bench.training.command import Setup
-    from flowerseg_bench.training.record import Finding
+
+PROGRAM = "python -m flowerseg_bench.training"
 
 _SMALL = "deeplabv3_mobilenet_v3_large"
 
@@ -121,13 +122,8 @@ def corrections(out: Path, test_split: str, shared_split: str, **options: Any) -
 def _report(
     out: Path, options: dict[str, Any], measure: Callable[["Setup", Path], "Finding"]
 ) -> None:
+    from flowerseg_bench.record import measure_into
     from flowerseg_bench.training.command import Setup
-    from flowerseg_bench.training.record import JSON, MARKDOWN, recorded, text_of, write_record
 
     setup = Setup(**options)
-    out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".training-", dir=out) as work:
-        record = recorded(lambda: measure(setup, Path(work).resolve()))
-    write_record(record, out)
-    click.echo(text_of(record))
-    stderr_console().print(f"Written to {out}: {JSON}, {MARKDOWN}", soft_wrap=True)
+    measure_into(out, PROGRAM, lambda work: measure(setup, work))

@@ -2,24 +2,16 @@
 
 import json
 import os
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowerseg.errors import TrainingError
+from flowerseg_bench.process import Watch, command_line, run_process
 from flowerseg_bench.timing import Clock, timed, wall_clock
 
 # Of report.json; the rest are paths of a temporary folder, and what the record says anyway.
 _KEPT = ("best_epoch", "epochs", "splits", "train_photos", "data_fingerprint", "device", "amp")
-_LOG = "train.log"
-WATCH_EVERY_S = 0.1
-
-Watch = Callable[[int], None]
-"""Called with the process's id again and again while it runs."""
 
 
 @dataclass(frozen=True)
@@ -88,38 +80,19 @@ def train_once(
     Features are cached in `work`, for all runs that share it.
 
     Raises:
-        TrainingError: the command failed; the message ends with what it said last.
+        FlowersegError: the command failed; the message ends with what it said last.
     """
     out = work / name
     arguments = ["train", *options, "--out", str(out)]
-    (wall_s,) = timed(clock, lambda: run_process(arguments, work, watch))
+    caches = environment(work)
+    (wall_s,) = timed(clock, lambda: run_process(arguments, work, caches, watch))
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     return Trained(
         name=name,
-        command=shlex.join(["flowerseg", *arguments]).replace(str(work), "WORK"),
+        command=command_line(arguments, work),
         wall_s=round(wall_s, 3),
         report={key: report[key] for key in _KEPT},
     )
-
-
-def run_process(arguments: Sequence[str], work: Path, watch: Watch | None = None) -> None:
-    """Run `flowerseg` with `arguments` to its end, showing nothing of what it prints.
-
-    Raises:
-        TrainingError: it failed.
-    """
-    words = [sys.executable, "-m", "flowerseg", *arguments]
-    with (work / _LOG).open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, env=environment(work))
-        try:
-            code = _watched(process, watch) if watch else process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-    if code:
-        said = (work / _LOG).read_text(encoding="utf-8").strip().splitlines()[-5:]
-        raise TrainingError(f"{shlex.join(words)} failed with exit code {code}: " + "\n".join(said))
 
 
 def environment(work: Path) -> dict[str, str]:
@@ -137,13 +110,3 @@ def environment(work: Path) -> dict[str, str]:
         "TORCH_HOME": str(Path(torch.hub.get_dir()).parent),
         "MPLCONFIGDIR": mpl.get_cachedir(),
     }
-
-
-def _watched(process: "subprocess.Popen[bytes]", watch: Watch) -> int:
-    while process.poll() is None:
-        watch(process.pid)
-        try:
-            process.wait(WATCH_EVERY_S)
-        except subprocess.TimeoutExpired:
-            continue
-    return process.returncode

@@ -8,8 +8,8 @@ from pathlib import Path
 from flowerseg.data import open_photos
 from flowerseg.labelled import PhotoSet
 from flowerseg.train import Fault
+from flowerseg_bench.record import Finding, table_of
 from flowerseg_bench.training.command import Setup, Trained, train_once
-from flowerseg_bench.training.record import Finding, table_of
 from flowerseg_bench.training.start import without_head
 
 MARK = "†"  # behind a number that measures memory

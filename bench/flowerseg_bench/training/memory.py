@@ -3,10 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from flowerseg_bench.training.command import WATCH_EVERY_S, Setup, Trained, train_once
-from flowerseg_bench.training.record import Finding, table_of
+from flowerseg_bench.memory import KINDS, PeakMemory, gib, refuse_without_proc
+from flowerseg_bench.process import WATCH_EVERY_S
+from flowerseg_bench.record import Finding, table_of
+from flowerseg_bench.training.command import Setup, Trained, train_once
 from flowerseg_bench.training.start import RANDOM_NOTE, starting_weights
-from flowerseg_bench.training.tree import KINDS, PeakMemory, refuse_without_proc
 
 
 def measure_memory(setup: Setup, work: Path) -> Finding:
@@ -64,8 +65,3 @@ def finding_of(setup: Setup, run: Trained, memory: PeakMemory) -> Finding:
 
 def _processes(memory: PeakMemory) -> str:
     return f"{memory.peak_processes} process{'es' * (memory.peak_processes != 1)}"
-
-
-def gib(count: int) -> str:
-    """Bytes in GiB, to two places."""
-    return f"{count / 2**30:.2f}"

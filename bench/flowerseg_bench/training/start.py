@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from flowerseg.checkpoint import FORMAT, read_weights_only
 from flowerseg.data import open_photos
-from flowerseg.model import Architecture, FlowerNet
+from flowerseg.model import FlowerNet
 from flowerseg.preprocess import Preprocess, frame_from_photo
+from flowerseg_bench.network import random_network
 from flowerseg_bench.training.command import Setup
 
 RANDOM_NOTE = (
@@ -17,7 +17,7 @@ RANDOM_NOTE = (
     "64 training photos: features are in range and tell photos apart, but mean nothing. Time and "
     "memory are those of trained weights. IoU is low; only whether it is equal matters"
 )
-_PHOTOS, _BATCH = 64, 8
+_PHOTOS = 64
 _HEAD = "classifier.4."
 
 
@@ -35,24 +35,7 @@ def calibrated_network(setup: Setup) -> FlowerNet:
     photos = open_photos(setup.data, setup.train_split).limited(_PHOTOS).photos
     preprocess = Preprocess((setup.size, setup.size))
     frames = np.stack([frame_from_photo(item.read_rgb(), preprocess) for item in photos])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(setup.seed)
-        network = FlowerNet(Architecture(setup.arch))
-    _calibrate(network, torch.from_numpy(frames))
-    return network.eval()
-
-
-def _calibrate(network: FlowerNet, images: Tensor) -> None:
-    for module in network.train().modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain mean over batches
-        if isinstance(module, nn.Dropout):
-            module.eval()
-    with torch.no_grad():
-        for begin in range(0, len(images), _BATCH):
-            batch = images[begin : begin + _BATCH]
-            if len(batch) > 1:  # a BatchNorm has no variance of one
-                network(batch)
+    return random_network(setup.arch, torch.from_numpy(frames), setup.seed)
 
 
 def without_head(weights: str, path: Path) -> str:

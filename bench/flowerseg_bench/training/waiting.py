@@ -20,9 +20,9 @@ from flowerseg.train.frames import seed_from
 from flowerseg.train.processes import Processes
 from flowerseg.train.trainer import Trainer
 from flowerseg.weights import network_from_weights
+from flowerseg_bench.record import Finding, table_of
 from flowerseg_bench.timing import Clock, timed, wall_clock
 from flowerseg_bench.training.command import Setup
-from flowerseg_bench.training.record import Finding, table_of
 
 T = TypeVar("T")
 

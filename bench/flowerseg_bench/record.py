@@ -6,9 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from flowerseg.files import write_text
+import click
+
+from flowerseg.cli.options import stderr_console
+from flowerseg.files import require_writable, write_text
 from flowerseg_bench.conditions import Conditions, conditions_here, load_here
 from flowerseg_bench.results import readable_json
 from flowerseg_bench.tables import Column, Table
@@ -46,13 +50,32 @@ class Record:
         return [*self.finding.notes, *([busy] if load is not None and load > IDLE_LOAD else [])]
 
 
-def recorded(measure: Callable[[], Finding]) -> Record:
+def measure_into(out: Path, program: str, measure: Callable[[Path], Finding]) -> None:
+    """Measure in a temporary folder, leave RESULT.json and RESULT.md, and show what was found.
+
+    Args:
+        out: gets the files; the temporary folder is in it, and goes.
+        program: what was called, as `python -m flowerseg_bench.training`.
+        measure: given the temporary folder.
+
+    Raises:
+        OutputError: `out` cannot be written.
+    """
+    require_writable(out)
+    with TemporaryDirectory(prefix=".measuring-", dir=out) as work:
+        record = recorded(lambda: measure(Path(work).resolve()), program)
+    write_record(record, out)
+    click.echo(text_of(record))
+    stderr_console().print(f"Written to {out}: {JSON}, {MARKDOWN}", soft_wrap=True)
+
+
+def recorded(measure: Callable[[], Finding], program: str) -> Record:
     """Measure, between two looks at the machine."""
     import torch
 
     before = conditions_here(resolution_s(wall_clock))
-    command = "python -m flowerseg_bench.training " + shlex.join(sys.argv[1:])
-    before = dataclasses.replace(before, command=command)
+    command = shlex.join(sys.argv[1:])
+    before = dataclasses.replace(before, command=f"{program} {command}")
     finding = measure()
     finding.raw["torch_threads"] = torch.get_num_threads()
     return Record(finding, before, load_here())

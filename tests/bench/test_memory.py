@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flowerseg.errors import FlowersegError
-from flowerseg_bench.training.tree import (
+from flowerseg_bench.memory import (
     PeakMemory,
     highest_rss,
     pss_of,

@@ -58,6 +58,11 @@ class PeakMemory:
         return self.peak.get(_ALL, 0)
 
 
+def gib(count: int) -> str:
+    """Bytes in GiB, to two places."""
+    return f"{count / 2**30:.2f}"
+
+
 def tree_of(pid: int, proc: Path = PROC) -> list[int]:
     """A process and all its descendants, parents first."""
     found = [pid]

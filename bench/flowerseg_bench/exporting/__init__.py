@@ -1,0 +1,1 @@
+"""What an export costs, as whole commands: `python -m` this package."""

@@ -37,8 +37,17 @@ class Precision(StrEnum):
     """The type that the network computes in; input and output are always uint8."""
 
     FP32 = "fp32"
+    TF32 = "tf32"  # FP32 in memory, ten bits of mantissa in TensorRT's matrix units
     FP16 = "fp16"
     INT8 = "int8"
+
+
+class Hardware(StrEnum):
+    """Which other GPUs a TensorRT engine runs on; the wider, the slower."""
+
+    SAME = "same"  # the one it was built on and its like
+    SAME_CAPABILITY = "same-compute-capability"
+    AMPERE_PLUS = "ampere+"  # compute capability 8.0 and above
 
 
 @dataclass(frozen=True)
@@ -107,8 +116,20 @@ class BuiltFor:
     """The only GPU family and system that a compiled file runs on."""
 
     gpu: str
-    compute_capability: str  # "9.0"; empty where the file is bound to none
+    compute_capability: str  # "9.0", or several, "8.9, 12.0"; empty where it is bound to none
     system: str
+
+
+@dataclass(frozen=True)
+class EngineBuild:
+    """How TensorRT was asked to build an engine, beyond its graph and its batch sizes."""
+
+    workspace_mib: int | None = None  # None: all memory that the GPU has
+    optimisation_level: int | None = None  # 0 to 5; None: TensorRT's own default, 3
+    hardware: Hardware = Hardware.SAME
+    version_compatible: bool = False  # runs on this version of TensorRT and newer ones
+    refittable: bool = False  # weights can be replaced without another build
+    compute_capabilities: tuple[str, ...] = ()  # TensorRT-RTX: "8.9"; empty: all that it knows
 
 
 @dataclass(frozen=True)
@@ -120,8 +141,10 @@ class Manifest:
     precision: Precision
     preprocess: Preprocess
     threshold: float = 0.5
-    quantisation: str = ""  # the flavour of an INT8 graph
+    quantisation: str = ""  # flavour and calibration of an INT8 graph
+    keep_fp32: tuple[str, ...] = ()  # globs of modules that stay in FP32 in FP16 and INT8 graphs
     batch: Batch | None = None  # None: any
+    engine: EngineBuild | None = None
     sha256: str = ""
     parents: tuple[Parent, ...] = ()
     data: Data | None = None

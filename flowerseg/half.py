@@ -6,7 +6,9 @@ weights and every module's inputs and outputs are rounded to half inside an FP32
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -15,52 +17,151 @@ from torch import Tensor, nn
 from flowerseg.errors import ParityError
 from flowerseg.model import FlowerNet
 
+# No module's types depend on the size of the map; the smallest frame that all strides divide.
+_ANY_FRAMES = (2, 64, 64, 3)
 
-def half_from_network(network: FlowerNet) -> FlowerNet:
+
+def half_from_network(network: FlowerNet, keep_fp32: Sequence[str] = ()) -> FlowerNet:
     """A copy that computes in half between normalisation and the last upsampling.
 
-    Normalisation, upsampling and sigmoid stay in FP32: see `FlowerNet.forward`.
+    Normalisation, upsampling and sigmoid stay in FP32: see `FlowerNet.forward`. Each module with
+    weights casts its input to their type, so what an FP32 module gives stays FP32, its range too,
+    until the next module in half.
+
+    Args:
+        network: in FP32.
+        keep_fp32: globs of module names, `backbone.layer4.*`; see `kept_modules`.
+
+    Raises:
+        ValueError: a glob matches no module.
     """
     half = copy.deepcopy(network)
-    half.backbone.half()
-    half.classifier.half()
+    kept = kept_modules(half, keep_fp32)
+    for name, module in _weighted(half):
+        if name not in kept:
+            module.half()
+        module.register_forward_pre_hook(_cast_to_weights)
     return half
 
 
-def emulated_half_from_network(network: FlowerNet) -> FlowerNet:
-    """A copy that runs in FP32 and rounds like `half_from_network`.
+def kept_modules(network: nn.Module, keep_fp32: Sequence[str]) -> set[str]:
+    """Names of the modules with weights that the globs match, by their own or a parent's name.
+
+    Raises:
+        ValueError: a glob matches nothing, so a name is misspelt.
+    """
+    weighted = [name for name, _ in _weighted(network)]
+    kept: set[str] = set()
+    for glob in keep_fp32:
+        matched = {name for name in weighted if any(fnmatchcase(n, glob) for n in _lineage(name))}
+        if not matched:
+            raise ValueError(
+                f"{glob!r} matches no module with weights; their names are {weighted[0]}, …, "
+                f"{weighted[len(weighted) // 2]}, …, {weighted[-1]}"
+            )
+        kept |= matched
+    return kept
+
+
+def emulated_half_from_network(network: FlowerNet, keep_fp32: Sequence[str] = ()) -> FlowerNet:
+    """A copy that runs in FP32 and rounds where `half_from_network` would.
 
     Its forward raises `ParityError` naming the first module whose output is not finite in half.
+
+    Raises:
+        ValueError: a glob matches no module.
     """
+    rounding = _Rounding(_calls_in_half(half_from_network(network, keep_fp32)))
     emulated = copy.deepcopy(network)
-    for part in (emulated.backbone, emulated.classifier):
-        _round_weights(part)
-    for name, module in emulated.named_modules():
-        if name and not any(module.children()):
-            module.register_forward_pre_hook(_round_inputs)
-            module.register_forward_hook(_rounding_output_of(name))
+    kept = kept_modules(emulated, keep_fp32)
+    for name, module in _weighted(emulated):
+        if name not in kept:
+            module.half().float()
+    emulated.register_forward_pre_hook(rounding.restart)
+    for _, module in _leaves(emulated):
+        module.register_forward_pre_hook(rounding.before)
+        module.register_forward_hook(rounding.after)
     return emulated
 
 
-def _round_weights(part: nn.Module) -> None:
-    for tensor in (*part.parameters(), *part.buffers()):
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.half().float()
+def _leaves(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in network.named_modules():
+        if name and not any(module.children()):
+            yield name, module
 
 
-def _round_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(i.half().float() if isinstance(i, Tensor) else i for i in inputs)
+def _weighted(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in _leaves(network):
+        if next(module.parameters(recurse=False), None) is not None:
+            yield name, module
 
 
-def _rounding_output_of(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    def round_output(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+def _lineage(name: str) -> list[str]:
+    """`a.b.c` -> `a`, `a.b`, `a.b.c`."""
+    parts = name.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def _cast_to_weights(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    kind = next(module.parameters(recurse=False)).dtype
+    # A cast to the type that a tensor has already would be a node in the exported graph.
+    return tuple(i if i.dtype == kind else i.to(kind) for i in inputs)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a module in the typed network: which of its ends are half."""
+
+    name: str
+    takes_half: bool
+    gives_half: bool
+
+
+def _calls_in_half(half: FlowerNet) -> list[_Call]:
+    """The calls of all leaves in their order; on no data, so in no time."""
+    types = copy.deepcopy(half).to("meta")
+    calls: list[_Call] = []
+
+    def recorder(name: str) -> Any:
+        def record(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            takes = any(i.dtype is torch.float16 for i in inputs)
+            calls.append(_Call(name, takes, output.dtype is torch.float16))
+
+        return record
+
+    for name, module in _leaves(types):
+        module.register_forward_hook(recorder(name))
+    with torch.inference_mode():
+        types(torch.zeros(_ANY_FRAMES, dtype=torch.uint8, device="meta"))
+    return calls
+
+
+class _Rounding:
+    """Rounds, call by call, what the typed network would hold in half."""
+
+    def __init__(self, calls: list[_Call]) -> None:
+        self._calls = calls
+        self._position = 0
+
+    def restart(self, *_: Any) -> None:
+        self._position = 0
+
+    def before(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not self._calls[self._position].takes_half:
+            return inputs
+        return tuple(i.half().float() if isinstance(i, Tensor) else i for i in inputs)
+
+    def after(self, _: nn.Module, __: Any, output: Tensor) -> Tensor:
+        call = self._calls[self._position]
+        self._position += 1
+        if not call.gives_half:
+            return output
         rounded = output.half().float()
         if not torch.isfinite(rounded).all():
             largest = output.abs().nan_to_num(0.0, posinf=float("inf")).max().item()
             raise ParityError(
-                f"{name}: its output reaches {largest:.3g}, and half precision ends at 65504. "
-                "Keep this module in FP32, or train with smaller activations."
+                f"{call.name}: its output reaches {largest:.3g}, and half precision ends at 65504. "
+                f"Keep this module in FP32 (--keep-fp32 {call.name}), or train with smaller "
+                "activations."
             )
         return rounded
-
-    return round_output

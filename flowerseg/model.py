@@ -1,5 +1,6 @@
 """The network: torchvision's DeepLabV3 with two classes, and its deployable form."""
 
+import copy
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, cast
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import segmentation
 from torchvision.models.segmentation.deeplabv3 import ASPPPooling
+
+from flowerseg.arrays import SizeHW
 
 # torchvision.transforms of every ImageNet and COCO weight: per channel, for samples in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -64,7 +67,6 @@ class FlowerNet(nn.Module):
         """What the head sees: (N, 256, h, w), from images (N, H, W, 3), uint8, RGB."""
         # TensorRT takes uint8 only at the border: cast first, transpose after.
         samples = (images.float().permute(0, 3, 1, 2) - self.mean) / self.std
-        samples = samples.to(self.head.weight.dtype)
         features: Tensor = self.backbone(samples)["out"]
         for layer in list(self.classifier)[:4]:
             features = layer(features)
@@ -73,11 +75,12 @@ class FlowerNet(nn.Module):
     def logits(self, features: Tensor, size_hw: Sequence[int]) -> Tensor:
         """Logits (N, H, W), float32, of frames of `size_hw` from their `features`."""
         scores = self.head(features).float()
-        margin = scores[:, 1:] - scores[:, :1]
+        # `specialised` has put the difference into the head's weights.
+        margin = scores if scores.shape[1] == 1 else scores[:, 1:] - scores[:, :1]
         upsampled = functional.interpolate(
             margin, size=tuple(size_hw), mode="bilinear", align_corners=False
         )
-        return upsampled[:, 0]
+        return upsampled.squeeze(1)
 
 
 class Deployable(nn.Module):
@@ -90,6 +93,24 @@ class Deployable(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """`foreground` (N, H, W), uint8, from `images` (N, H, W, 3), uint8, RGB."""
         return foreground_from_logits(self.network(images))
+
+
+def specialised(network: FlowerNet, size_hw: SizeHW) -> FlowerNet:
+    """A copy for frames of one size: the same function, up to rounding, with less work.
+
+    Convolutions lose the taps that meet nothing but padding on maps of this size; the head gives
+    the difference of the two scores, computed before any rounding to half; averages over a whole
+    map are plain means, which every exporter and runtime knows.
+    """
+    special = copy.deepcopy(network)
+    for name in _idle_convolutions(network, size_hw):
+        dilated = cast(_DilatedConv, special.get_submodule(name))
+        special.set_submodule(name, dilated.centre())
+    for name, module in list(special.named_modules()):
+        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
+            special.set_submodule(name, _MeanOfMap())
+    special.classifier[4] = _difference_head(network.head)
+    return special
 
 
 def foreground_from_logits(logits: Tensor) -> Tensor:
@@ -118,6 +139,23 @@ def _broadcast_pooled_branch(classifier: nn.Sequential) -> None:
     branches[-1] = _BroadcastPooling(*pooling)
 
 
+class _MeanOfMap(nn.Module):
+    """AdaptiveAvgPool2d(1), without the strides that torch's decomposition leaves in a graph."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3), keepdim=True)
+
+
+def _difference_head(head: nn.Conv2d) -> nn.Conv2d:
+    """The head of two scores -> one that gives the second minus the first."""
+    difference = copy.deepcopy(head)
+    difference.out_channels = 1
+    weight, bias = head.weight.detach(), cast(Tensor, head.bias).detach()
+    difference.weight = nn.Parameter(weight[1:] - weight[:1])
+    difference.bias = nn.Parameter(bias[1:] - bias[:1])
+    return difference
+
+
 class _DilatedConv(nn.Conv2d):
     """A padded, dilated 3 x 3 convolution without the taps that meet nothing but padding.
 
@@ -127,10 +165,26 @@ class _DilatedConv(nn.Conv2d):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        # A traced graph keeps the plain convolution, which every runtime knows.
-        if torch.compiler.is_exporting() or min(self.dilation) < max(features.shape[-2:]):
+        if not self.is_idle_on(features.shape[-2:]):
             return super().forward(features)
-        return functional.conv2d(features, self.weight[:, :, 1:2, 1:2], self.bias)
+        return functional.conv2d(features, self._centre_tap(), self.bias, groups=self.groups)
+
+    def is_idle_on(self, map_hw: Sequence[int]) -> bool:
+        """Whether all taps but the centre one lie outside of every map of this size."""
+        return min(self.dilation) >= max(map_hw)
+
+    def centre(self) -> nn.Conv2d:
+        """The 1 x 1 convolution that this is where its other taps are idle."""
+        has_bias = self.bias is not None
+        centre = nn.Conv2d(
+            self.in_channels, self.out_channels, 1, groups=self.groups, bias=has_bias
+        )
+        centre.weight = nn.Parameter(self._centre_tap().detach().clone())
+        centre.bias = self.bias
+        return centre
+
+    def _centre_tap(self) -> Tensor:
+        return self.weight[:, :, 1:2, 1:2]
 
 
 def _skip_idle_taps(classifier: nn.Sequential) -> None:
@@ -138,3 +192,22 @@ def _skip_idle_taps(classifier: nn.Sequential) -> None:
         if isinstance(module, nn.Conv2d) and min(module.dilation) > 1:
             # The same weights under the same name; only forward differs.
             module.__class__ = _DilatedConv
+
+
+def _idle_convolutions(network: FlowerNet, size_hw: SizeHW) -> list[str]:
+    """Names of the dilated convolutions that only their centre tap serves in such frames."""
+    shapes = copy.deepcopy(network).to("meta").eval()  # shapes without arithmetic
+    idle: list[str] = []
+
+    def look_for(name: str, module: _DilatedConv) -> None:
+        def look(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            if module.is_idle_on(inputs[0].shape[-2:]):
+                idle.append(name)
+
+        module.register_forward_pre_hook(look)
+
+    for name, module in shapes.named_modules():
+        if isinstance(module, _DilatedConv):
+            look_for(name, module)
+    shapes(torch.zeros((1, *size_hw, 3), dtype=torch.uint8, device="meta"))
+    return idle

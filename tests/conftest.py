@@ -32,7 +32,8 @@ from flowerseg.evaluate import read_pair
 from flowerseg.model import Architecture, FlowerNet
 from flowerseg.paint import write_painted_dataset
 from flowerseg.preprocess import Preprocess, frame_from_labels, frame_from_photo
-from flowerseg_export.export import ExportConfig, export_model
+from flowerseg_export.config import ExportConfig
+from flowerseg_export.export import export_model
 
 PHOTO_HW = (80, 112)  # not square, so that height taken for width shows
 PREPROCESS = Preprocess((64, 64))

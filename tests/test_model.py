@@ -11,7 +11,14 @@ from torch.nn import functional
 from torchvision.models import segmentation
 
 from flowerseg.arrays import Images
-from flowerseg.model import IMAGENET_MEAN, IMAGENET_STD, Architecture, Deployable, FlowerNet
+from flowerseg.model import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Architecture,
+    Deployable,
+    FlowerNet,
+    specialised,
+)
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +154,41 @@ def test_dilated_branches_are_torchvisions_on_small_and_large_maps(
         torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-3)
 
 
-def test_traced_graph_has_no_sliced_weights(small_network: FlowerNet) -> None:
-    frame = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
-    program = torch.export.export(Deployable(small_network), (frame,))
-    weights = [node.args[1] for node in program.graph.nodes if "conv2d" in str(node.target)]
-    assert len(weights) > 60
-    assert {weight.op for weight in weights} == {"placeholder"}
+# Maps are a sixteenth of MobileNetV3's frame and an eighth of ResNet's; ASPP dilates by 12, 24 and
+# 36, and what is no larger than the dilation meets padding only.
+@pytest.mark.parametrize(
+    ("architecture", "side", "idle"),
+    [
+        (Architecture.MOBILENET_V3_LARGE, 224, ["2", "3"]),  # 14 x 14
+        (Architecture.MOBILENET_V3_LARGE, 520, ["3"]),  # 33 x 33
+        (Architecture.RESNET50, 224, ["3"]),  # 28 x 28
+        (Architecture.RESNET50, 520, []),  # 65 x 65
+    ],
+)
+def test_specialised_network_drops_the_branches_taps_that_meet_only_padding(
+    architecture: Architecture, side: int, idle: list[str]
+) -> None:
+    special = specialised(FlowerNet(architecture), (side, side))
+    branches = dict(special.classifier[0].named_modules())
+    kernels = {str(n): branches[f"convs.{n}.0"].kernel_size for n in (1, 2, 3)}
+    assert [name for name, size in kernels.items() if size == (1, 1)] == idle
+
+
+def test_specialised_network_is_the_same_function(small_network: FlowerNet, batch: Tensor) -> None:
+    special = specialised(small_network, (64, 64))
+    with torch.inference_mode():
+        expected = small_network(batch)
+        assert expected.std() > 0.5
+        torch.testing.assert_close(special(batch), expected, rtol=0, atol=1e-4)
+
+
+def test_specialised_network_leaves_the_original_as_it_was(small_network: FlowerNet) -> None:
+    before = {name: tensor.clone() for name, tensor in small_network.state_dict().items()}
+    specialised(small_network, (64, 64))
+    after = small_network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert small_network.head.out_channels == 2
 
 
 def test_logits_are_those_of_the_features(small_network: FlowerNet, batch: Tensor) -> None:
@@ -161,12 +197,3 @@ def test_logits_are_those_of_the_features(small_network: FlowerNet, batch: Tenso
         assert features.shape[1] == 256
         logits = small_network.logits(features, (64, 64))
         assert torch.equal(logits, small_network(batch))
-
-
-def test_logits_of_a_half_network_are_fp32(small_network: FlowerNet) -> None:
-    half = copy.deepcopy(small_network)
-    half.classifier.half()
-    half.backbone.half()
-    with torch.inference_mode():
-        logits = half(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
-    assert logits.dtype is torch.float32

@@ -1,33 +1,111 @@
 """`flowerseg-export`."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flowerseg.cli.options import Command, device_option, json_option, stderr_console
 from flowerseg.cli.verify import proof_progress, proof_text
 
 if TYPE_CHECKING:
-    from flowerseg.artifact import Batch
+    from flowerseg.artifact import Artifact, Batch, EngineBuild
+    from flowerseg_export.config import ExportConfig
+    from flowerseg_export.engine import OnProgress
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 TARGETS = ["onnx", "tensorrt", "tensorrt-rtx", "pt2", "checkpoint"]
+# What --rebuild takes from the engine's manifest, and so nobody may say again.
+_FROM_MANIFEST = (
+    "out", "target", "fp16", "int8", "tf32", "keep_fp32", "calibration", "batch", "workspace",
+    "optimisation_level", "hardware_compatible", "version_compatible", "refittable",
+    "compute_capability",
+)  # fmt: skip
+
+
+def engine_options(command: F) -> F:
+    """What TensorRT's builder can be asked for."""
+    options = [
+        click.option(
+            "--batch",
+            default="1:8:64",
+            show_default=True,
+            metavar="MIN:OPT:MAX",
+            help="Batch sizes that an engine takes; it is tuned for OPT.",
+        ),
+        click.option("--tf32", is_flag=True, help="TensorRT: compute FP32 in TF32, and say so."),
+        click.option(
+            "--workspace",
+            type=click.IntRange(min=1),
+            metavar="MIB",
+            help="Most memory that a layer may use while it runs. Default: all there is.",
+        ),
+        click.option(
+            "--optimisation-level",
+            type=click.IntRange(0, 5),
+            help="How long the builder looks for fast kernels. Default: TensorRT's own, 3.",
+        ),
+        click.option(
+            "--hardware-compatible",
+            type=click.Choice(["ampere+", "same-compute-capability"]),
+            help="An engine that other GPUs run too, somewhat slower.",
+        ),
+        click.option(
+            "--version-compatible",
+            is_flag=True,
+            help="An engine that newer TensorRT versions run too.",
+        ),
+        click.option(
+            "--refittable", is_flag=True, help="An engine whose weights can be replaced later."
+        ),
+        click.option(
+            "--compute-capability",
+            multiple=True,
+            metavar="MAJOR.MINOR",
+            help="TensorRT-RTX: build for this one, 8.9 for example. Repeatable. Default: all.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command(cls=Command)
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
 @click.option("--to", "target", type=click.Choice(TARGETS), default="onnx", show_default=True)
 @click.option("--fp16", is_flag=True, help="Type the network in half precision, in the graph.")
 @click.option("--int8", is_flag=True, help="Quantise with Q/DQ nodes, calibrated on --data.")
 @click.option(
-    "--batch",
-    default="1:8:64",
-    show_default=True,
-    metavar="MIN:OPT:MAX",
-    help="Batch sizes that an engine takes; it is tuned for OPT.",
+    "--keep-fp32",
+    multiple=True,
+    metavar="MODULE",
+    help="Leave a module out of --fp16 or --int8, by its name or a glob. Repeatable.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="The file; FILE.json goes beside."
+    "--calibration",
+    type=click.Choice(["minmax", "percentile"]),
+    default="minmax",
+    show_default=True,
+    help="How --int8 takes ranges from the photos.",
+)
+@engine_options
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The file; FILE.json goes beside. Required."
+)
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="SOURCE is an engine: build it again for this machine from the ONNX file beside it.",
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="The checkpoint to prove against, where SOURCE is an ONNX file or an engine.",
 )
 @click.option(
     "--data",
@@ -38,61 +116,101 @@ TARGETS = ["onnx", "tensorrt", "tensorrt-rtx", "pt2", "checkpoint"]
 @click.option(
     "--limit", type=click.IntRange(min=1), default=64, show_default=True, help="At most so many."
 )
+@click.option(
+    "--triton",
+    type=click.Path(path_type=Path),
+    metavar="REPOSITORY",
+    help="Put the file into this Triton model repository too, with its config.pbtxt.",
+)
+@click.option("--unproven", is_flag=True, help="Let --triton take a file that is not proved.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @device_option
 @json_option
+@click.pass_context
 def export(
-    checkpoint: Path,
-    target: str,
-    fp16: bool,
-    int8: bool,
-    batch: str,
-    out: Path,
-    data: Path | None,
-    split: str,
-    limit: int,
-    force: bool,
-    device: str,
-    as_json: bool,
+    ctx: click.Context, /, triton: Path | None, unproven: bool, as_json: bool, **asked: Any
 ) -> None:
-    """Write the deployable model of CHECKPOINT with its manifest, and prove it.
+    """Write the deployable model of SOURCE with its manifest, and prove it.
 
-    The graph takes uint8 RGB frames (N, H, W, 3) and gives uint8 probabilities (N, H, W); cast,
-    normalisation, upsampling and sigmoid are inside. An engine keeps the ONNX file that it was
-    built from beside it. checkpoint --fp16 is a copy of half the size, to be shipped or trained on.
+    SOURCE is a checkpoint of flowerseg-train; an engine can be built from an exported ONNX file
+    too. The graph takes uint8 RGB frames (N, H, W, 3) and gives uint8 probabilities (N, H, W);
+    cast, normalisation, upsampling and sigmoid are inside. An engine keeps the ONNX file that it
+    was built from beside it. checkpoint --fp16 is a copy of half the size, to be shipped or
+    trained on.
     """
-    if fp16 and int8:
-        raise click.UsageError("--fp16 and --int8 exclude each other.")
-    if int8 and data is None:
-        raise click.UsageError("--int8 calibrates on photos: give --data.")
-    if int8 and target in ("pt2", "checkpoint"):
-        raise click.UsageError("--int8 is for onnx, tensorrt and tensorrt-rtx.")
-    from flowerseg.artifact import Kind, Precision
-    from flowerseg.errors import ParityError
-    from flowerseg_export.export import ExportConfig, export_model
+    from flowerseg.artifact import require_proof
+    from flowerseg_export.export import Listener, export_model
+    from flowerseg_export.triton import refuse_unservable, write_triton
 
-    config = ExportConfig(
-        checkpoint=checkpoint,
-        out=out,
-        target=Kind(target),
-        precision=Precision.FP16 if fp16 else Precision.INT8 if int8 else Precision.FP32,
-        batch=_batch(batch),
-        data=data,
-        split=split,
-        limit=limit,
-        device=device,
-        force=force,
-    )
+    config = _rebuild_config(ctx, asked) if asked["rebuild"] else _config(asked)
+    if triton:
+        refuse_unservable(config.target, config.out, config.batch, triton, force=config.force)
+        _refuse_unprovable(config, unproven=unproven)
     console = stderr_console()
-    with proof_progress() as on_batch:
-        written = export_model(config, lambda stage: console.print(f"{stage} …"), on_batch)
+    with proof_progress() as on_batch, build_progress() as on_progress:
+        listener = Listener(lambda stage: console.print(f"{stage} …"), on_progress, on_batch)
+        written = export_model(config, listener)
     if as_json:
         click.echo(written[-1].manifest.to_json(), nl=False)
     else:
         click.echo("\n".join(f"{proof_text(a)}\n  {_size(a.path)}" for a in written))
-    failed = [a for a in written if a.manifest.proof and a.manifest.proof.status == "failed"]
-    if failed and (proof := failed[0].manifest.proof):
-        raise ParityError(f"{failed[0].path}: written, but not proved: {proof.how}")
+    _fail_on_failed_proof(written)
+    if triton:
+        require_proof(written[-1], allow_unproven=unproven)
+        console.print(f"for Triton: {write_triton(written[-1], triton, force=config.force)}")
+
+
+def _config(asked: dict[str, Any]) -> "ExportConfig":
+    """What was asked for, or wrong usage, which is exit code 2."""
+    from flowerseg.artifact import Kind, Precision
+    from flowerseg_export.config import ExportConfig
+    from flowerseg_export.int8 import Calibration
+
+    if asked["out"] is None:
+        raise click.UsageError("--out FILE is missing.")
+    chosen = [Precision(name) for name in ("fp16", "int8", "tf32") if asked[name]]
+    if len(chosen) > 1:
+        raise click.UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other.")
+    same = ("source", "out", "reference", "data", "split", "limit", "device", "force")
+    try:
+        return ExportConfig(
+            **{name: asked[name] for name in same},
+            target=Kind(asked["target"]),
+            precision=chosen[0] if chosen else Precision.FP32,
+            batch=_batch(asked["batch"]),
+            build=_engine_build(asked),
+            keep_fp32=asked["keep_fp32"],
+            calibration=Calibration(asked["calibration"]),
+        )
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from error
+
+
+def _rebuild_config(ctx: click.Context, asked: dict[str, Any]) -> "ExportConfig":
+    from flowerseg_export.config import config_to_rebuild
+
+    said = [n for n in _FROM_MANIFEST if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    if said:
+        option = said[0].replace("_", "-").replace("target", "to")
+        raise click.UsageError(
+            f"--rebuild takes --{option} from the engine's manifest. Leave it out, or build a new "
+            "engine from the ONNX file."
+        )
+    proof = ("reference", "data", "split", "limit", "device")
+    return config_to_rebuild(asked["source"], **{name: asked[name] for name in proof})
+
+
+def _engine_build(asked: dict[str, Any]) -> "EngineBuild":
+    from flowerseg.artifact import EngineBuild, Hardware
+
+    return EngineBuild(
+        workspace_mib=asked["workspace"],
+        optimisation_level=asked["optimisation_level"],
+        hardware=Hardware(asked["hardware_compatible"] or "same"),
+        version_compatible=asked["version_compatible"],
+        refittable=asked["refittable"],
+        compute_capabilities=asked["compute_capability"],
+    )
 
 
 def _batch(text: str) -> "Batch":
@@ -105,6 +223,41 @@ def _batch(text: str) -> "Batch":
         raise click.BadParameter(
             f"{text!r} is not MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX", param_hint="--batch"
         ) from error
+
+
+def _refuse_unprovable(config: "ExportConfig", *, unproven: bool) -> None:
+    if config.data is None and not unproven:
+        raise click.UsageError("--triton takes proved files: give --data, or say --unproven.")
+
+
+def _fail_on_failed_proof(written: list["Artifact"]) -> None:
+    from flowerseg.errors import ParityError
+
+    for artifact in written:
+        proof = artifact.manifest.proof
+        if proof and proof.status == "failed":
+            raise ParityError(f"{artifact.path}: written, but not proved: {proof.how}")
+
+
+@contextmanager
+def build_progress() -> Iterator["OnProgress"]:
+    """Bars over the phases of TensorRT's builder; yields the callback that moves them."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    progress = Progress(*columns, TimeElapsedColumn(), console=stderr_console(), transient=True)
+    tasks: dict[str, Any] = {}
+
+    def show(phase: str, done: int, steps: int) -> None:
+        progress.start()
+        if phase not in tasks:
+            tasks[phase] = progress.add_task(phase, total=steps)
+        progress.update(tasks[phase], completed=done, total=steps)
+        if done >= steps:
+            progress.remove_task(tasks.pop(phase))
+
+    try:
+        yield show
+    finally:
+        progress.stop()
 
 
 def _size(path: Path) -> str:

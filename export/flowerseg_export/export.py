@@ -12,7 +12,6 @@ import onnx
 from flowerseg.arrays import Rgb
 from flowerseg.artifact import (
     Artifact,
-    Batch,
     BuiltFor,
     Kind,
     Manifest,
@@ -28,82 +27,101 @@ from flowerseg.backends.trt import import_tensorrt
 from flowerseg.checkpoint import network_from_artifact, save_checkpoint
 from flowerseg.data import PhotoSet, open_photos
 from flowerseg.errors import BackendUnavailable, ExportError
+from flowerseg.files import require_writable
 from flowerseg.half import half_from_network
-from flowerseg.model import FlowerNet
+from flowerseg.model import FlowerNet, specialised
 from flowerseg.parity import OnBatch, prove
 from flowerseg.preprocess import frame_from_photo
-from flowerseg_export.engine import built_for, engine_from_onnx
+from flowerseg_export.config import ENGINES, ExportConfig, rebuild_command
+from flowerseg_export.engine import OnProgress, built_for, engine_from_onnx
 from flowerseg_export.graph import onnx_from_network, set_metadata
 from flowerseg_export.int8 import Flavour, int8_from_onnx
 from flowerseg_export.pt2 import write_pt2
 
 CALIBRATION_PHOTOS = 48
-ENGINES = (Kind.TENSORRT, Kind.TENSORRT_RTX)
 
 OnStage = Callable[[str], None]
 """Called with what is being done now, for progress."""
 
 
 @dataclass(frozen=True)
-class ExportConfig:
-    """Everything that decides what an export writes."""
+class Listener:
+    """Who is told how far an export is."""
 
-    checkpoint: Path
-    out: Path
-    target: Kind = Kind.ONNX
-    precision: Precision = Precision.FP32
-    batch: Batch = dataclasses.field(default_factory=Batch)
-    data: Path | None = None  # labelled photos for the proof, and for INT8's calibration
-    split: str = "val"
-    calibration_split: str = "train"
-    limit: int | None = 64
-    device: str = "auto"
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        if self.precision is Precision.INT8 and self.target in (Kind.PT2, Kind.CHECKPOINT):
-            raise ValueError(f"INT8 is made for ONNX and TensorRT, not for {self.target}")
-        if self.precision is Precision.INT8 and self.data is None:
-            raise ValueError("INT8 needs photos to calibrate on: --data")
+    on_stage: OnStage = lambda _: None
+    on_progress: OnProgress = lambda *_: None  # of the engine's builder
+    on_batch: OnBatch = lambda *_: None  # of the proof
 
 
-def export_model(
-    config: ExportConfig,
-    on_stage: OnStage = lambda _: None,
-    on_batch: OnBatch = lambda *_: None,
-) -> list[Artifact]:
+def export_model(config: ExportConfig, listener: Listener | None = None) -> list[Artifact]:
     """Export and prove; return the files written, the one asked for last.
 
     An engine leaves the ONNX file that it was built from beside it: the chain can be checked, and
     the engine rebuilt.
 
     Raises:
-        ArtifactError, DataError: the checkpoint or the data cannot be used.
+        ArtifactError, DataError: the source or the data cannot be used.
         BackendUnavailable: the target needs a module or a GPU that is not here.
         ExportError: a converter refuses, or a target exists and `force` is not set.
+        OutputError: the folder cannot be written to.
     """
-    source = open_artifact(config.checkpoint)
+    told = listener or Listener()
+    source = open_artifact(config.source)
+    reference = _reference(config, source)
+    photos = _photos(config, source)
+    _refuse_existing(config, source)
+    require_writable(config.out.parent)
+    written = _write_chain(config, source, told)
+    told.on_stage("proving")
+    return [_proved(a, reference, photos, config.device, told.on_batch) for a in written]
+
+
+def _reference(config: ExportConfig, source: Artifact) -> Artifact | None:
+    """The checkpoint to prove against; None where only an ONNX file is at hand."""
+    if source.manifest.kind is Kind.CHECKPOINT:
+        return source
+    if source.manifest.kind is not Kind.ONNX or config.target not in ENGINES:
+        raise ExportError(
+            f"{source.path} is a model of kind {source.manifest.kind}; flowerseg-export starts "
+            "from a checkpoint (.pt) of flowerseg-train, and for engines from an ONNX file too."
+        )
+    own = source.manifest.precision
+    if config.precision not in (Precision.FP32, own) and not (
+        config.precision is Precision.TF32 and own is Precision.FP32
+    ):
+        raise ExportError(
+            f"{source.path} carries its own precision ({own}). Leave --{config.precision} out, or "
+            "export the checkpoint."
+        )
+    return open_artifact(config.reference) if config.reference else None
+
+
+def _photos(config: ExportConfig, source: Artifact) -> PhotoSet | None:
+    if config.data is None:
+        return None
+    return open_photos(config.data, config.split, source.manifest.rules).limited(config.limit)
+
+
+def _write_chain(config: ExportConfig, source: Artifact, told: Listener) -> list[Artifact]:
+    """The file asked for, after those that it is made from."""
+    if config.target in ENGINES:
+        built_for(config.target, config.build)  # no GPU, no engine: said before minutes of work
+        import_tensorrt(config.target)
+    if source.manifest.kind is Kind.ONNX:
+        return [_write_engine(config, source, told)]
     network = network_from_artifact(source)
-    rules = source.manifest.rules
-    photos = open_photos(config.data, config.split, rules) if config.data else None
-    _refuse_existing(config)
-    if config.target is Kind.CHECKPOINT:
-        written = [_write_compact(config, source, network)]
-    elif config.target is Kind.PT2:
-        on_stage("compiling with AOTInductor")
-        written = [_write_pt2(config, source, network)]
-    else:
-        if config.target in ENGINES:
-            built_for(config.target)  # no GPU, no engine: said before minutes of work
-            import_tensorrt(config.target)
-        on_stage("exporting to ONNX")
-        written = [_write_onnx(config, source, network)]
-        if config.target in ENGINES:
-            on_stage(f"building the {config.target} engine")
-            written.append(_write_engine(config, source, written[0]))
-    limited = photos.limited(config.limit) if photos else None
-    on_stage("proving")
-    return [_proved(artifact, source, limited, config.device, on_batch) for artifact in written]
+    match config.target:
+        case Kind.CHECKPOINT:
+            return [_write_compact(config, source, network)]
+        case Kind.PT2:
+            told.on_stage("compiling with AOTInductor")
+            return [_write_pt2(config, source, network)]
+        case _:
+            told.on_stage("exporting to ONNX")
+            graph = _write_onnx(config, source, network)
+            return (
+                [graph, _write_engine(config, graph, told)] if config.target in ENGINES else [graph]
+            )
 
 
 def _write_compact(config: ExportConfig, source: Artifact, network: FlowerNet) -> Artifact:
@@ -114,37 +132,50 @@ def _write_compact(config: ExportConfig, source: Artifact, network: FlowerNet) -
 
 def _write_onnx(config: ExportConfig, source: Artifact, network: FlowerNet) -> Artifact:
     size_hw = source.manifest.preprocess.size_hw
-    half = config.precision is Precision.FP16
-    model = onnx_from_network(half_from_network(network) if half else network, size_hw)
+    model = onnx_from_network(_typed(config, source, network), size_hw)
     manifest = _manifest(config, source, Kind.ONNX)
     if config.precision is Precision.INT8:
         flavour = Flavour.TENSORRT if config.target in ENGINES else Flavour.CPU
-        model = int8_from_onnx(model, _calibration_frames(config, source), flavour)
-        manifest = dataclasses.replace(manifest, quantisation=str(flavour))
+        frames = _calibration_frames(config, source)
+        model = int8_from_onnx(model, frames, flavour, config.calibration, config.keep_fp32)
+        how = f"{flavour}; {config.calibration} over {len(frames)} photos"
+        manifest = dataclasses.replace(manifest, quantisation=how)
     set_metadata(model, _metadata(manifest))
-    return publish(_onnx_path(config), manifest, lambda path: _save(model, path))
+    return publish(config.onnx_path, manifest, lambda path: _save(model, path))
 
 
-def _write_engine(config: ExportConfig, source: Artifact, parent: Artifact) -> Artifact:
-    size_hw = source.manifest.preprocess.size_hw
-    model = onnx.load(parent.path)
-    engine = engine_from_onnx(model, config.target, size_hw, config.batch)
+def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Artifact:
+    """An engine from an ONNX file: what it is, it has from that file."""
+    told.on_stage(f"building the {config.target} engine")
+    takes_tf32 = config.precision is Precision.TF32
+    engine = engine_from_onnx(
+        onnx.load(graph.path),
+        config.target,
+        graph.manifest.preprocess.size_hw,
+        config.batch,
+        config.build,
+        allow_tf32=takes_tf32,
+        on_progress=told.on_progress,
+    )
     manifest = dataclasses.replace(
-        _manifest(config, source, config.target),
+        graph.manifest,
+        kind=config.target,
+        precision=Precision.TF32 if takes_tf32 else graph.manifest.precision,
         batch=config.batch,
-        quantisation=parent.manifest.quantisation,
-        parents=(as_parent(source), as_parent(parent)),
-        built_for=built_for(config.target),
+        engine=config.build,
+        parents=(*graph.manifest.parents, as_parent(graph)),
+        built_for=built_for(config.target, config.build),
+        proof=None,
         # The module's own word, which is what opening the engine compares.
         versions={str(config.target): import_tensorrt(config.target).__version__},
+        rebuild=rebuild_command(config),
     )
     return publish(config.out, manifest, lambda path: _write(path, engine))
 
 
 def _write_pt2(config: ExportConfig, source: Artifact, network: FlowerNet) -> Artifact:
     device = resolve_device(config.device)
-    typed = half_from_network(network) if config.precision is Precision.FP16 else network
-    typed.to(device)
+    typed = _typed(config, source, network).to(device)
     gpu = device_name(device) if device != "cpu" else ""
     manifest = dataclasses.replace(
         _manifest(config, source, Kind.PT2),
@@ -154,12 +185,26 @@ def _write_pt2(config: ExportConfig, source: Artifact, network: FlowerNet) -> Ar
     return publish(config.out, manifest, lambda path: write_pt2(typed, size_hw, path))
 
 
+def _typed(config: ExportConfig, source: Artifact, network: FlowerNet) -> FlowerNet:
+    """The network for its frames' size, in the precision that the graph is to have."""
+    special = specialised(network, source.manifest.preprocess.size_hw)
+    if config.precision is not Precision.FP16:
+        return special
+    try:
+        return half_from_network(special, config.keep_fp32)
+    except ValueError as error:
+        raise ExportError(f"--keep-fp32: {error}.") from error
+
+
 def _manifest(config: ExportConfig, source: Artifact, kind: Kind) -> Manifest:
+    # A checkpoint is computed with in FP32, whatever its weights are stored in; TF32 is a mode of
+    # the engine, and the graph that it is built from is FP32.
+    is_fp32 = kind is Kind.CHECKPOINT or config.precision is Precision.TF32
     return Manifest(
         kind=kind,
         architecture=source.manifest.architecture,
-        # A checkpoint is computed with in FP32, whatever its weights are stored in.
-        precision=Precision.FP32 if kind is Kind.CHECKPOINT else config.precision,
+        precision=Precision.FP32 if is_fp32 else config.precision,
+        keep_fp32=config.keep_fp32,
         preprocess=source.manifest.preprocess,
         threshold=source.manifest.threshold,
         parents=(as_parent(source),),
@@ -168,20 +213,11 @@ def _manifest(config: ExportConfig, source: Artifact, kind: Kind) -> Manifest:
     )
 
 
-def rebuild_command(config: ExportConfig) -> str:
-    """The command that makes the same file again."""
-    words = [f"flowerseg-export {config.checkpoint} --to {config.target}"]
-    words += [f"--{config.precision}"] if config.precision is not Precision.FP32 else []
-    words += [f"--batch {config.batch}"] if config.target in ENGINES else []
-    words += [f"--data {config.data} --split {config.split}"] if config.data else []
-    return " ".join([*words, f"--out {config.out}", "--force"])
-
-
 def _metadata(manifest: Manifest) -> dict[str, str]:
     """What the ONNX file says about itself; no dates, so that equal input gives equal bytes."""
     fields = json.loads(manifest.to_json())
-    kept = ("schema", "kind", "architecture", "precision", "quantisation", "preprocess")
-    inside = {name: fields[name] for name in (*kept, "threshold", "parents", "data")}
+    kept = ("schema", "kind", "architecture", "precision", "quantisation", "keep_fp32")
+    inside = {name: fields[name] for name in (*kept, "preprocess", "threshold", "parents", "data")}
     return {"flowerseg": json.dumps(inside, sort_keys=True)}
 
 
@@ -197,13 +233,21 @@ def _calibration_frames(config: ExportConfig, source: Artifact) -> list[Rgb]:
 
 
 def _proved(
-    artifact: Artifact, source: Artifact, photos: PhotoSet | None, device: str, on_batch: OnBatch
+    artifact: Artifact,
+    reference: Artifact | None,
+    photos: PhotoSet | None,
+    device: str,
+    on_batch: OnBatch,
 ) -> Artifact:
-    if photos is None:
-        how = "no labelled photos were given (--data)"
-        return rewrite_manifest(artifact, proof=Proof("not run", how))
+    if photos is None or reference is None:
+        missing = (
+            "labelled photos were given (--data)"
+            if reference
+            else "checkpoint was given (--reference)"
+        )
+        return rewrite_manifest(artifact, proof=Proof("not run", f"no {missing}"))
     try:
-        proof = prove(artifact, source, photos, device=device, on_batch=on_batch)
+        proof = prove(artifact, reference, photos, device=device, on_batch=on_batch)
     except BackendUnavailable as error:
         # Built for a GPU that is not here. That is no failure, and it is no proof either.
         reason = str(error).removeprefix(f"{artifact.path}: ")
@@ -211,17 +255,16 @@ def _proved(
     return rewrite_manifest(artifact, proof=proof)
 
 
-def _refuse_existing(config: ExportConfig) -> None:
-    if config.target in ENGINES and config.out == _onnx_path(config):
+def _refuse_existing(config: ExportConfig, source: Artifact) -> None:
+    if config.target in ENGINES and config.out == config.onnx_path:
         name = config.out.with_suffix(".engine").name
         raise ExportError(f"{config.out}: the ONNX file goes there. Name the engine {name}.")
-    existing = [path for path in {config.out, _onnx_path(config)} if path.exists()]
+    written = {config.out}
+    if source.manifest.kind is Kind.CHECKPOINT:
+        written.add(config.onnx_path)
+    existing = sorted(path for path in written if path.exists())
     if existing and not config.force:
         raise ExportError(f"{existing[0]} exists. Choose another --out, or say --force.")
-
-
-def _onnx_path(config: ExportConfig) -> Path:
-    return config.out.with_suffix(".onnx") if config.target in ENGINES else config.out
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:

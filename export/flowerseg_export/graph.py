@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx
+import onnx_ir as ir
 import torch
 
 from flowerseg.arrays import SizeHW
 from flowerseg.errors import ExportError
 from flowerseg.model import Deployable, FlowerNet
+from flowerseg_export.tidy import tidy
 
 OPSET = 20  # TensorRT 10.12 to 11 and RTX, ONNX Runtime 1.22 and OpenVINO 2025 all read it
 
@@ -22,6 +24,10 @@ _DYNAMIC_SHAPES = {"images": {0: torch.export.Dim("batch", min=1, max=_LARGEST_B
 
 def onnx_from_network(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
     """Export a network in the precision that its weights have.
+
+    Args:
+        network: made for frames of this size by `model.specialised`.
+        size_hw: height and width of the frames.
 
     Raises:
         ExportError: PyTorch's exporter or the checker of ONNX refuses.
@@ -42,8 +48,8 @@ def onnx_from_network(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
         raise ExportError(f"torch.onnx.export refused the network: {error}") from error
     if exported is None:
         raise ExportError("torch.onnx.export returned nothing.")
-    model = exported.model_proto
-    _strip_traces(model)
+    tidy(exported.model)
+    model = ir.to_proto(exported.model)
     check_contract(model, size_hw)
     return model
 
@@ -65,7 +71,8 @@ def check_contract(model: onnx.ModelProto, size_hw: SizeHW) -> None:
     """
     try:
         onnx.checker.check_model(model, full_check=True)
-    except onnx.checker.ValidationError as error:
+        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
     border = [_described(value) for value in (*model.graph.input, *model.graph.output)]
     height, width = size_hw
@@ -94,21 +101,6 @@ def _described(value: onnx.ValueInfoProto) -> str:
     dims = ", ".join(d.dim_param or str(d.dim_value) for d in tensor.shape.dim)
     kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     return f"{value.name} {kind} ({dims})"
-
-
-def _strip_traces(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes about the machine: stack traces with paths, and their like.
-
-    What stays of each node is the name of the torch module it came from.
-    """
-    graph = model.graph
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del value.metadata_props[:]
-    for node in graph.node:
-        kept = [p for p in node.metadata_props if p.key == "namespace"]
-        del node.metadata_props[:]
-        node.metadata_props.extend(kept)
-    del model.graph.metadata_props[:]
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from enum import StrEnum
+from fnmatch import fnmatchcase
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +25,87 @@ class Flavour(StrEnum):
     TENSORRT = "symmetric int8, float biases, Conv and Add"
 
 
+class Calibration(StrEnum):
+    """How the range of an activation is taken from the values that calibration photos give.
+
+    ONNX Runtime's entropy method is not here: with its 128 bins for 128 levels, which cannot be
+    set from outside, it takes the extremes too (1.31).
+    """
+
+    MINMAX = "minmax"  # the extremes seen
+    PERCENTILE = "percentile"  # all but the outermost 0.001 %
+
+
 def int8_from_onnx(
-    model: onnx.ModelProto, frames: Sequence[Rgb], flavour: Flavour
+    model: onnx.ModelProto,
+    frames: Sequence[Rgb],
+    flavour: Flavour,
+    calibration: Calibration = Calibration.MINMAX,
+    keep_fp32: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """Quantise an FP32 graph; its uint8 border stays as it is.
 
     Args:
         model: FP32 ONNX model with input `images`.
-        frames: calibration frames (H, W, 3); ranges are the extremes seen (min-max).
+        frames: calibration frames (H, W, 3).
         flavour: what the target wants.
+        calibration: how ranges are taken from the frames.
+        keep_fp32: globs of torch modules whose nodes stay in float.
 
     Raises:
-        ExportError: ONNX Runtime's quantiser refuses.
+        ExportError: ONNX Runtime's quantiser refuses, or a glob matches no node.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     for_tensorrt = flavour is Flavour.TENSORRT
+    methods = {
+        Calibration.MINMAX: CalibrationMethod.MinMax,
+        Calibration.PERCENTILE: CalibrationMethod.Percentile,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        fp32, prepared, quantised = (
-            Path(folder) / f"{name}.onnx" for name in ("fp32", "p", "int8")
-        )
+        # From a file: of a model in memory ONNX Runtime 1.31 loses the weights on the way.
+        fp32, quantised = (Path(folder) / f"{name}.onnx" for name in ("fp32", "int8"))
+        onnx.save(model, str(fp32))
         try:
-            # From a file: of a model in memory ONNX Runtime 1.31 loses the weights on the way.
-            onnx.save(model, str(fp32))
-            quant_pre_process(str(fp32), str(prepared), skip_symbolic_shape=True)
-            quantize_static(
-                str(prepared),
-                str(quantised),
-                _Frames(frames),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["Conv", "Add"] if for_tensorrt else None,
-                per_channel=True,
-                activation_type=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod.MinMax,
-                extra_options={
-                    "ActivationSymmetric": for_tensorrt,
-                    "QuantizeBias": not for_tensorrt,
-                },
-            )
+            with redirect_stdout(StringIO()):  # it prints; stdout is for the result
+                quantize_static(
+                    str(fp32),
+                    str(quantised),
+                    _Frames(frames),
+                    quant_format=QuantFormat.QDQ,
+                    op_types_to_quantize=["Conv", "Add"] if for_tensorrt else None,
+                    nodes_to_exclude=nodes_of_modules(model, keep_fp32),
+                    per_channel=True,
+                    activation_type=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    calibrate_method=methods[calibration],
+                    extra_options={
+                        "ActivationSymmetric": for_tensorrt,
+                        "QuantizeBias": not for_tensorrt,
+                    },
+                )
         except Exception as error:  # the quantiser raises many types; each means "refused"
             raise ExportError(f"ONNX Runtime could not quantise the graph: {error}") from error
         return onnx.load(str(quantised))
+
+
+def nodes_of_modules(model: onnx.ModelProto, globs: Sequence[str]) -> list[str]:
+    """Names of the nodes that come from torch modules whose name, or a parent's, matches.
+
+    Raises:
+        ExportError: a glob matches no node.
+    """
+    nodes: list[str] = []
+    for glob in globs:
+        matched = [
+            node.name
+            for node in model.graph.node
+            if fnmatchcase(node.name, f"{glob}/*") or fnmatchcase(node.name, f"{glob}.*")
+        ]
+        if not matched:
+            raise ExportError(f"--keep-fp32 {glob}: no node of the graph comes from such a module.")
+        nodes += matched
+    return nodes
 
 
 class _Frames:

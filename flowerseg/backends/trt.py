@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from flowerseg.arrays import Foreground, Images
-from flowerseg.artifact import Artifact, Kind
+from flowerseg.artifact import Artifact, EngineBuild, Hardware, Kind
 from flowerseg.backends.device import compute_capability, device_name, info_of, resolve_device
 from flowerseg.backends.transfer import DeviceBatch
 from flowerseg.errors import ArtifactError, BackendUnavailable
 
 # Support matrices and the ahead-of-time page of TensorRT-RTX 1.0 to 1.5.
 RTX_LISTED = "7.5, 8.0, 8.6, 8.9, 12.0 and 12.1"
+_AMPERE = (8, 0)
 
 _MODULES = {Kind.TENSORRT: "tensorrt", Kind.TENSORRT_RTX: "tensorrt_rtx"}
 _PIP_LINES = {
@@ -57,18 +58,50 @@ def check_engine_fits(artifact: Artifact, version: str, capability: str, system:
     made = manifest.built_for
     if made is None:
         raise ArtifactError(f"{artifact.path}: its manifest does not say what GPU it is for.")
-    wanted = {
-        "TensorRT": (manifest.versions.get(manifest.kind, "unknown"), version),
-        "system": (made.system, system),
-    }
-    if made.compute_capability:
-        wanted["compute capability"] = (made.compute_capability, capability)
-    differing = [f"{what} {was}, here {now}" for what, (was, now) in wanted.items() if was != now]
+    build = manifest.engine or EngineBuild()
+    built_by = manifest.versions.get(manifest.kind, "unknown")
+    differing = []
+    if not _reads_version(built_by, version, build):
+        differing.append(f"TensorRT {built_by}, here {version}")
+    if made.system != system:
+        differing.append(f"system {made.system}, here {system}")
+    if not _runs_on(made.compute_capability, capability, build):
+        differing.append(f"compute capability {made.compute_capability}, here {capability}")
     if differing:
         raise ArtifactError(
             f"{artifact.path}: engine built for {made.gpu or 'any GPU'}: {'; '.join(differing)}. "
-            f"Rebuild: {manifest.rebuild}"
+            f"{rebuild_advice(artifact)}"
         )
+
+
+def rebuild_advice(artifact: Artifact) -> str:
+    """The commands that make an engine for this machine."""
+    parent = artifact.manifest.parents[-1] if artifact.manifest.parents else None
+    by_hand = f"From the start: {artifact.manifest.rebuild}" if artifact.manifest.rebuild else ""
+    if parent is None or parent.kind is not Kind.ONNX:
+        return by_hand
+    return (
+        f"Rebuild it from {parent.name} beside it: flowerseg-export {artifact.path} --rebuild. "
+        f"{by_hand}"
+    )
+
+
+def _reads_version(built_by: str, version: str, build: EngineBuild) -> bool:
+    if built_by == version:
+        return True
+    # A version-compatible engine runs on newer runtimes, and never on older ones
+    # (TensorRT's documentation, "Engine compatibility").
+    return build.version_compatible and _numbers(built_by) < _numbers(version)
+
+
+def _runs_on(built_for: str, capability: str, build: EngineBuild) -> bool:
+    if build.hardware is Hardware.AMPERE_PLUS:
+        return _numbers(capability) >= _AMPERE
+    return not built_for or capability in built_for.split(", ")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 class TensorRTBackend:
@@ -96,6 +129,9 @@ class TensorRTBackend:
         # Engine and context use the runtime and the logger for as long as they live.
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
+        if artifact.manifest.engine and artifact.manifest.engine.version_compatible:
+            # Such an engine brings the runtime of its own version along, as host code.
+            self._runtime.engine_host_code_allowed = True
         self._engine: Any = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
         if self._engine is None and artifact.manifest.kind is Kind.TENSORRT_RTX:
             # Its engines are bound to no GPU, so this is the GPU's lack and not the file's.
@@ -106,7 +142,7 @@ class TensorRTBackend:
         if self._engine is None:
             raise ArtifactError(
                 f"{artifact.path}: TensorRT {trt.__version__} refuses to deserialise it. "
-                f"Rebuild: {artifact.manifest.rebuild}"
+                f"{rebuild_advice(artifact)}"
             )
         self._context: Any = self._engine.create_execution_context()
         if self._context is None:

@@ -23,6 +23,7 @@ from flowerseg.errors import TrainingError
 from flowerseg.model import FlowerNet
 from flowerseg.train.amp import Amp, autocast
 from flowerseg.train.frames import TrainingFrames, View
+from flowerseg.usercache import user_cache
 
 FORMAT = 1  # raise it when frames of the same view change, by another augmentation for example
 FEATURES, LABELS = "features.npy", "labels.npy"
@@ -133,9 +134,8 @@ class FeatureCache:
 
 
 def cache_folder() -> Path:
-    """`flowerseg/features` in the user's cache folder (XDG Base Directory Specification)."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "flowerseg" / "features"
+    """`flowerseg/features` in the user's cache folder."""
+    return user_cache("features")
 
 
 def feature_key(network: FlowerNet, **parts: object) -> str:

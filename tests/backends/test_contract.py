@@ -15,7 +15,8 @@ from flowerseg.artifact import Artifact, Batch, Kind, Precision
 from flowerseg.backends import Backend, open_backend, ort, run
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import ArtifactError, BackendUnavailable
-from flowerseg_export.export import ExportConfig, export_model
+from flowerseg_export.config import ExportConfig
+from flowerseg_export.export import export_model
 
 SIDE = 64
 MAX_BATCH = 8

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowerseg.artifact import Artifact, BuiltFor, Kind, Manifest, Precision, open_artifact
+from flowerseg.artifact import (
+    Artifact,
+    BuiltFor,
+    EngineBuild,
+    Hardware,
+    Kind,
+    Manifest,
+    Parent,
+    Precision,
+    open_artifact,
+)
 from flowerseg.backends import open_backend
 from flowerseg.backends.trt import TensorRTBackend, check_engine_fits
 from flowerseg.errors import ArtifactError, BackendUnavailable
@@ -18,7 +28,9 @@ REBUILD = "flowerseg-export best.pt --to tensorrt --fp16 --out a.engine --force"
 HERE = ("10.12.0", "8.0", "Linux")
 
 
-def _engine(kind: Kind = Kind.TENSORRT, capability: str = "8.0") -> Artifact:
+def _engine(
+    kind: Kind = Kind.TENSORRT, capability: str = "8.0", build: EngineBuild | None = None
+) -> Artifact:
     """The manifest of an engine whose file is not there: whoever reads it fails otherwise."""
     manifest = Manifest(
         kind=kind,
@@ -27,6 +39,8 @@ def _engine(kind: Kind = Kind.TENSORRT, capability: str = "8.0") -> Artifact:
         preprocess=Preprocess(),
         built_for=BuiltFor("NVIDIA A100-SXM4-80GB", capability, "Linux"),
         versions={str(kind): "10.12.0"},
+        parents=(Parent(Kind.CHECKPOINT, "best.pt", "1"), Parent(Kind.ONNX, "a.onnx", "2")),
+        engine=build,
         rebuild=REBUILD,
     )
     return Artifact(Path("nowhere/a.engine"), manifest)
@@ -54,13 +68,49 @@ def test_engine_built_for_something_else_is_refused_with_the_rebuild_command(
     with pytest.raises(ArtifactError) as caught:
         check_engine_fits(_engine(), *here)
     assert str(caught.value) == (
-        f"nowhere/a.engine: engine built for NVIDIA A100-SXM4-80GB: {differing}. Rebuild: {REBUILD}"
+        f"nowhere/a.engine: engine built for NVIDIA A100-SXM4-80GB: {differing}. Rebuild it from "
+        f"a.onnx beside it: flowerseg-export nowhere/a.engine --rebuild. From the start: {REBUILD}"
     )
 
 
 @pytest.mark.parametrize("capability", ["7.5", "8.9", "12.0"])
 def test_rtx_engine_fits_any_rtx_gpu(capability: str) -> None:
     check_engine_fits(_engine(Kind.TENSORRT_RTX, ""), "10.12.0", capability, "Linux")
+
+
+@pytest.mark.parametrize(
+    ("here", "fits"), [("8.0", True), ("8.6", True), ("9.0", True), ("12.0", True), ("7.5", False)]
+)
+def test_ampere_plus_engine_fits_ampere_and_later(here: str, fits: bool) -> None:
+    engine = _engine(build=EngineBuild(hardware=Hardware.AMPERE_PLUS))
+    if fits:
+        check_engine_fits(engine, "10.12.0", here, "Linux")
+    else:
+        with pytest.raises(ArtifactError, match=r"compute capability 8\.0, here 7\.5"):
+            check_engine_fits(engine, "10.12.0", here, "Linux")
+
+
+@pytest.mark.parametrize(
+    ("here", "fits"),
+    [("10.12.0", True), ("10.13.0", True), ("11.4.0", True), ("10.9.0", False), ("10.2.0", False)],
+)
+def test_version_compatible_engine_fits_newer_runtimes_only(here: str, fits: bool) -> None:
+    engine = _engine(build=EngineBuild(version_compatible=True))
+    if fits:
+        check_engine_fits(engine, here, "8.0", "Linux")
+    else:
+        with pytest.raises(ArtifactError, match=f"TensorRT 10.12.0, here {here}"):
+            check_engine_fits(engine, here, "8.0", "Linux")
+
+
+@pytest.mark.parametrize(("here", "fits"), [("8.9", True), ("12.0", True), ("8.6", False)])
+def test_rtx_engine_for_some_capabilities_fits_those(here: str, fits: bool) -> None:
+    engine = _engine(Kind.TENSORRT_RTX, "8.9, 12.0")
+    if fits:
+        check_engine_fits(engine, "10.12.0", here, "Linux")
+    else:
+        with pytest.raises(ArtifactError, match=r"compute capability 8\.9, 12\.0, here 8\.6"):
+            check_engine_fits(engine, "10.12.0", here, "Linux")
 
 
 def test_engine_whose_manifest_names_no_gpu_is_refused() -> None:

@@ -14,14 +14,14 @@ import torch
 from click.testing import CliRunner, Result
 from onnx import helper
 
-from flowerseg.artifact import Artifact, manifest_path, open_artifact
+from flowerseg.artifact import Artifact, Proof, manifest_path, open_artifact
 from flowerseg.checkpoint import load_checkpoint
 from flowerseg.data import open_photos
 from flowerseg.errors import ExportError
 from flowerseg.images import resize_area
 from flowerseg_export import export as export_module
 from flowerseg_export.cli import export
-from flowerseg_export.int8 import Flavour
+from flowerseg_export.int8 import Calibration, Flavour
 
 Export = Callable[..., Result]
 
@@ -122,8 +122,16 @@ def test_file_that_fails_its_proof_is_kept_as_failed_and_the_exit_code_is_1(
     ("options", "said"),
     [
         (["--fp16", "--int8"], "exclude each other"),
-        (["--int8"], "give --data"),
-        (["--int8", "--to", "pt2", "--data", "."], "--int8 is for onnx"),
+        (["--int8"], "INT8 needs photos to calibrate on: --data"),
+        (["--int8", "--to", "pt2", "--data", "."], "INT8 is made for ONNX and TensorRT"),
+        (["--int8", "--tf32"], "exclude each other"),
+        (["--tf32"], "TF32 is a mode of TensorRT's matrix units"),
+        (["--keep-fp32", "classifier"], "--keep-fp32 leaves modules out of --fp16 or --int8"),
+        (["--compute-capability", "8.9"], "--compute-capability is for TensorRT-RTX"),
+        (["--optimisation-level", "6"], "6 is not in the range"),
+        (["--calibration", "guess"], "'guess' is not one of"),
+        (["--rebuild", "--to", "onnx"], "--rebuild takes --out from the engine's manifest"),
+        (["--triton", "models"], "--triton takes proved files: give --data, or say --unproven"),
         (["--batch", "8"], "'8' is not MIN:OPT:MAX"),
         (["--batch", "8:4:2"], "is not MIN:OPT:MAX"),
         (["--batch", "1:2:x"], "is not MIN:OPT:MAX"),
@@ -174,10 +182,87 @@ def test_missing_checkpoint_is_exit_1_and_writes_nothing(run: Export, out: Path)
     assert _files(out.parent) == {}
 
 
-def test_model_that_is_no_checkpoint_is_exit_1(run: Export, fp32_onnx: Artifact) -> None:
+def test_graph_is_no_source_for_another_graph(run: Export, fp32_onnx: Artifact) -> None:
     result = run(source=fp32_onnx.path)
     assert result.exit_code == 1
-    assert "is a model of kind onnx; a checkpoint (.pt)" in result.stderr
+    assert "is a model of kind onnx; flowerseg-export starts from a checkpoint" in result.stderr
+
+
+def test_engine_from_a_graph_has_its_chain_and_precision(
+    run: Export, fp16_onnx: Artifact, reference: Artifact, out: Path
+) -> None:
+    engine = out.with_suffix(".engine")
+    result = run("--to", "tensorrt-rtx", source=fp16_onnx.path, target=engine)
+    assert result.exit_code == 0, result.output
+    assert sorted(_files(out.parent)) == ["a.engine", "a.engine.json"]
+    manifest = open_artifact(engine).manifest
+    assert manifest.precision == "fp16"
+    chain = [parent.sha256 for parent in manifest.parents]
+    assert chain == [reference.manifest.sha256, fp16_onnx.manifest.sha256]
+    assert "no checkpoint was given (--reference)" in result.stdout
+
+
+def test_graph_does_not_change_its_precision_on_the_way_to_an_engine(
+    run: Export, fp32_onnx: Artifact, out: Path
+) -> None:
+    engine = out.with_suffix(".engine")
+    result = run("--to", "tensorrt-rtx", "--fp16", source=fp32_onnx.path, target=engine)
+    assert result.exit_code == 1
+    assert "carries its own precision (fp32). Leave --fp16 out" in result.stderr
+    assert _files(out.parent) == {}
+
+
+def test_engine_is_rebuilt_for_this_machine(
+    fp16_onnx: Artifact, rtx_engine: Artifact, copied: Callable[[Path], Path]
+) -> None:
+    graph, engine = copied(fp16_onnx.path), copied(rtx_engine.path)
+    engine.write_bytes(b"built for another GPU")
+    before = graph.read_bytes()
+    result = CliRunner().invoke(export, [str(engine), "--rebuild", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert graph.read_bytes() == before
+    manifest = open_artifact(engine).manifest
+    assert (manifest.precision, str(manifest.batch)) == ("fp16", "1:4:8")
+    assert manifest.parents == rtx_engine.manifest.parents
+
+
+def test_misspelt_module_is_exit_1_and_writes_nothing(run: Export, out: Path) -> None:
+    result = run("--fp16", "--keep-fp32", "backbon")
+    assert result.exit_code == 1
+    assert "--keep-fp32: 'backbon' matches no module with weights" in result.stderr
+    assert _files(out.parent) == {}
+
+
+def test_proved_file_goes_into_a_triton_repository(
+    run: Export, out: Path, painted: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "served"
+    result = run("--data", painted, "--limit", "2", "--triton", repository)
+    assert result.exit_code == 0, result.output
+    assert (repository / "a/1/model.onnx").read_bytes() == out.read_bytes()
+    assert "flowerseg_proof" in (repository / "a/config.pbtxt").read_text()
+
+
+def test_file_that_triton_cannot_serve_is_refused_before_the_work(
+    run: Export, out: Path, painted: Path, tmp_path: Path
+) -> None:
+    engine = out.with_suffix(".engine")
+    options = ("--to", "tensorrt-rtx", "--triton", tmp_path / "served", "--data", painted)
+    result = run(*options, target=engine)
+    assert result.exit_code == 1
+    assert "not files of kind tensorrt-rtx" in result.stderr
+    assert _files(out.parent) == {}
+
+
+def test_file_that_fails_its_proof_does_not_reach_triton(
+    run: Export, out: Path, painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = Proof("failed", "planted")
+    monkeypatch.setattr(export_module, "prove", lambda *_, **__: failed)
+    result = run("--data", painted, "--triton", tmp_path / "served")
+    assert result.exit_code == 1
+    assert "written, but not proved: planted" in result.stderr
+    assert not (tmp_path / "served").exists()
 
 
 def test_missing_photos_are_exit_1_before_anything_is_written(run: Export, out: Path) -> None:
@@ -200,7 +285,7 @@ def test_tensorrt_engine_without_a_gpu_is_exit_1_before_anything_is_written(
 def test_builder_that_fails_leaves_no_engine_and_no_half_file(
     run: Export, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> bytes:
+    def fail(*_: object, **__: object) -> bytes:
         raise ExportError("TensorRT's build failed: out of memory")
 
     monkeypatch.setattr(export_module, "engine_from_onnx", fail)
@@ -229,19 +314,34 @@ def test_int8_calibrates_on_the_training_split_and_proves_on_the_other(
     seen: list[np.ndarray] = []
 
     def quantise(
-        model: onnx.ModelProto, frames: list[np.ndarray], flavour: Flavour
+        model: onnx.ModelProto,
+        frames: list[np.ndarray],
+        flavour: Flavour,
+        calibration: Calibration,
+        keep_fp32: tuple[str, ...],
     ) -> onnx.ModelProto:
         seen.extend(frames)
-        assert flavour is Flavour.CPU
+        assert (flavour, calibration) == (Flavour.CPU, Calibration.PERCENTILE)
+        assert keep_fp32 == ("classifier.4", "backbone.0")
         return model
 
     monkeypatch.setattr(export_module, "int8_from_onnx", quantise)
-    result = run("--int8", "--data", painted, "--limit", "2")
+    options = (
+        "--calibration",
+        "percentile",
+        "--keep-fp32",
+        "classifier.4",
+        "--keep-fp32",
+        "backbone.0",
+    )
+    result = run("--int8", *options, "--data", painted, "--limit", "2")
     assert result.exit_code == 0, result.output
     train = [resize_area(p.read_rgb(), (64, 64)) for p in open_photos(painted, "trn1").photos]
     np.testing.assert_array_equal(np.stack(seen), np.stack(train))
     manifest = open_artifact(out).manifest
-    assert (manifest.precision, manifest.quantisation) == ("int8", "uint8 activations")
+    assert manifest.precision == "int8"
+    assert manifest.quantisation == "uint8 activations; percentile over 12 photos"
+    assert manifest.keep_fp32 == ("classifier.4", "backbone.0")
     assert manifest.proof is not None
     assert manifest.proof.data.startswith("flowers/val1[2] ")
 

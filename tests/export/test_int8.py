@@ -14,7 +14,7 @@ from flowerseg.artifact import Artifact, Batch, Kind
 from flowerseg.errors import ExportError
 from flowerseg_export.engine import engine_from_onnx
 from flowerseg_export.graph import check_contract
-from flowerseg_export.int8 import Flavour, int8_from_onnx
+from flowerseg_export.int8 import Calibration, Flavour, int8_from_onnx
 
 SIZE_HW = (64, 64)
 
@@ -92,8 +92,54 @@ def test_rtx_engine_builds_from_the_tensorrt_flavour(
 ) -> None:
     model = quantised(Flavour.TENSORRT)
     engine = engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, Batch(1, 4, 8))
-    fp32_bytes = 4 * sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
-    assert 0.2 * fp32_bytes < len(engine) < 0.6 * fp32_bytes
+    weights = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+    # Some 4 MB are no weights, and RTX 1.7 keeps many of a small network's in float all the same.
+    assert weights < len(engine) - 4e6 < 3 * weights
+
+
+@pytest.mark.parametrize("flavour", list(Flavour))
+def test_modules_that_are_kept_stay_in_float(
+    fp32_onnx: Artifact, frames: Images, flavour: Flavour
+) -> None:
+    kept = ["backbone.0", "classifier.4"]
+    model = int8_from_onnx(onnx.load(fp32_onnx.path), list(frames[:2]), flavour, keep_fp32=kept)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    floats = {
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv" and kinds.get(node.input[1]) == TensorProto.FLOAT
+    }
+    assert floats == {"backbone.0.0/Conv", "classifier.4/Conv"}
+
+
+def test_glob_that_no_node_comes_from_is_named(fp32_onnx: Artifact, frames: Images) -> None:
+    with pytest.raises(ExportError, match="--keep-fp32 backbon: no node of the graph"):
+        int8_from_onnx(
+            onnx.load(fp32_onnx.path), list(frames[:1]), Flavour.CPU, keep_fp32=["backbon"]
+        )
+
+
+def test_percentile_takes_narrower_ranges_than_the_extremes(
+    fp32_onnx: Artifact, frames: Images, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(fp32_onnx.path)
+    extremes, percentile = (
+        _activation_scales(int8_from_onnx(model, list(frames[:4]), Flavour.CPU, method))
+        for method in (Calibration.MINMAX, Calibration.PERCENTILE)
+    )
+    assert percentile.keys() == extremes.keys()
+    narrower = [name for name in extremes if percentile[name] < 0.999 * extremes[name]]
+    assert narrower
+    assert capsys.readouterr().out == ""  # ONNX Runtime prints; stdout is for the result
+
+
+def _activation_scales(model: onnx.ModelProto) -> dict[str, float]:
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    return {
+        node.input[0]: float(numpy_helper.to_array(values[node.input[1]]))
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] not in values
+    }
 
 
 def test_graph_that_cannot_be_quantised_is_an_export_error(frames: Images) -> None:

@@ -1,0 +1,146 @@
+"""What an export is asked for, and the command that asks for the same again."""
+
+import dataclasses
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flowerseg.artifact import (
+    Artifact,
+    Batch,
+    EngineBuild,
+    Hardware,
+    Kind,
+    Precision,
+    manifest_path,
+    open_artifact,
+    read_manifest,
+)
+from flowerseg.errors import ArtifactError, ExportError
+from flowerseg_export.int8 import Calibration
+
+ENGINES = (Kind.TENSORRT, Kind.TENSORRT_RTX)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Everything that decides what an export writes."""
+
+    source: Path  # a checkpoint; for engines also an ONNX file of flowerseg
+    out: Path
+    target: Kind = Kind.ONNX
+    precision: Precision = Precision.FP32  # of a checkpoint's export; an ONNX file carries its own
+    batch: Batch = field(default_factory=Batch)
+    build: EngineBuild = field(default_factory=EngineBuild)
+    keep_fp32: tuple[str, ...] = ()  # globs of modules that FP16 and INT8 leave alone
+    calibration: Calibration = Calibration.MINMAX
+    reference: Path | None = None  # the checkpoint to prove against, where `source` is not it
+    data: Path | None = None  # labelled photos for the proof, and for INT8's calibration
+    split: str = "val"
+    calibration_split: str = "train"
+    limit: int | None = 64
+    device: str = "auto"
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision is Precision.INT8 and self.target in (Kind.PT2, Kind.CHECKPOINT):
+            raise ValueError(f"INT8 is made for ONNX and TensorRT, not for {self.target}")
+        if self.precision is Precision.INT8 and self.data is None:
+            raise ValueError("INT8 needs photos to calibrate on: --data")
+        if self.precision is Precision.TF32 and self.target is not Kind.TENSORRT:
+            raise ValueError("TF32 is a mode of TensorRT's matrix units: --to tensorrt")
+        if self.keep_fp32 and self.precision not in (Precision.FP16, Precision.INT8):
+            raise ValueError("--keep-fp32 leaves modules out of --fp16 or --int8")
+        if self.build.compute_capabilities and self.target is not Kind.TENSORRT_RTX:
+            raise ValueError("--compute-capability is for TensorRT-RTX, which builds for any GPU")
+        if self.build.version_compatible and self.target is not Kind.TENSORRT:
+            raise ValueError("--version-compatible is for TensorRT; RTX has no lean runtime")
+        if self.build.hardware is not Hardware.SAME and self.target is not Kind.TENSORRT:
+            raise ValueError(
+                "--hardware-compatible is for TensorRT; RTX engines run on all RTX GPUs"
+            )
+
+    @property
+    def onnx_path(self) -> Path:
+        """Where the ONNX file goes: beside an engine, or it is what was asked for."""
+        return self.out.with_suffix(".onnx") if self.target in ENGINES else self.out
+
+
+def rebuild_command(config: ExportConfig) -> str:
+    """The command that makes the same file again."""
+    words = ["flowerseg-export", str(config.source), "--to", str(config.target)]
+    words += [f"--{config.precision}"] if config.precision is not Precision.FP32 else []
+    for glob in config.keep_fp32:
+        words += ["--keep-fp32", glob]
+    if config.precision is Precision.INT8:
+        words += ["--calibration", str(config.calibration)]
+    if config.target in ENGINES:
+        words += ["--batch", str(config.batch), *_build_options(config.build)]
+    words += ["--reference", str(config.reference)] if config.reference else []
+    words += ["--data", str(config.data), "--split", config.split] if config.data else []
+    return shlex.join([*words, "--out", str(config.out), "--force"])
+
+
+def config_to_rebuild(engine: Path, **proof: object) -> ExportConfig:
+    """The config that builds an engine again from the ONNX file beside it, for this machine.
+
+    The engine's own bytes are not looked at: they may be of another GPU, or gone.
+
+    Args:
+        engine: where it is, or was; its manifest must be there.
+        proof: fields of `ExportConfig` that the proof needs: reference, data, split, limit, device.
+
+    Raises:
+        ArtifactError: the manifest is missing, or the ONNX file is, or it is another one.
+        ExportError: the file is no engine.
+    """
+    manifest = read_manifest(manifest_path(engine))
+    if manifest.kind not in ENGINES or not manifest.parents:
+        raise ExportError(
+            f"{engine}: a file of kind {manifest.kind} runs wherever its runtime does; only "
+            f"engines are rebuilt. By hand: {manifest.rebuild or 'flowerseg-export'}"
+        )
+    parent = manifest.parents[-1]
+    source = _parent_beside(engine, parent.name, parent.sha256)
+    asked = ExportConfig(
+        source=source.path,
+        out=engine,
+        target=manifest.kind,
+        precision=Precision.TF32 if manifest.precision is Precision.TF32 else Precision.FP32,
+        batch=manifest.batch or Batch(),
+        build=manifest.engine or EngineBuild(),
+        force=True,
+    )
+    return dataclasses.replace(asked, **proof)  # type: ignore[arg-type]  # fields by name
+
+
+def _parent_beside(engine: Path, name: str, sha256: str) -> Artifact:
+    path = engine.with_name(name)
+    if not path.is_file():
+        raise ArtifactError(
+            f"{path}: the ONNX file that {engine.name} was built from is not beside it. Copy it "
+            "and its manifest here, or export the checkpoint again."
+        )
+    source = open_artifact(path)
+    if source.manifest.sha256 != sha256:
+        raise ArtifactError(
+            f"{path}: not the file that {engine.name} was built from (SHA-256 "
+            f"{source.manifest.sha256[:12]}…, its manifest names {sha256[:12]}…). Copy the right "
+            f"one, or build anew: flowerseg-export {path} --to … --out {engine} --force"
+        )
+    return source
+
+
+def _build_options(build: EngineBuild) -> list[str]:
+    words = []
+    if build.workspace_mib is not None:
+        words += ["--workspace", str(build.workspace_mib)]
+    if build.optimisation_level is not None:
+        words += ["--optimisation-level", str(build.optimisation_level)]
+    if build.hardware is not Hardware.SAME:
+        words += ["--hardware-compatible", str(build.hardware)]
+    words += ["--version-compatible"] if build.version_compatible else []
+    words += ["--refittable"] if build.refittable else []
+    for capability in build.compute_capabilities:
+        words += ["--compute-capability", capability]
+    return words

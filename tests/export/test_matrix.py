@@ -1,0 +1,105 @@
+"""Every architecture in every precision becomes an ONNX file that runs, and a real engine."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from flowerseg.arrays import Images
+from flowerseg.artifact import Artifact, Batch, Kind, Manifest, Precision, open_artifact
+from flowerseg.checkpoint import network_from_artifact, save_checkpoint
+from flowerseg.model import Architecture, Deployable, FlowerNet
+from flowerseg.preprocess import Preprocess
+from flowerseg_export.config import ExportConfig
+from flowerseg_export.export import export_model
+
+SIZE_HW = (64, 64)
+# Weights of the deployable network in millions: torchvision's table has 42.0 and 61.0 with an
+# auxiliary head of 2.4, and 11.0 for its MobileNetV3. On a map of 8 x 8 or 4 x 4 all three dilated
+# branches of ASPP are 1 x 1: of 2048 or 960 channels to 256, they lose eight ninths.
+MILLIONS = {
+    Architecture.RESNET101: 58.6 - 3 * 8 * 2048 * 256 / 1e6,
+    Architecture.RESNET50: 39.6 - 3 * 8 * 2048 * 256 / 1e6,
+    Architecture.MOBILENET_V3_LARGE: 11.0 - 3 * 8 * 960 * 256 / 1e6,
+}
+BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 1}
+# RTX 1.7 keeps many weights of a quantised network in float, MobileNetV3's above all.
+ENGINE_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 3}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(Architecture.MOBILENET_V3_LARGE),
+        pytest.param(Architecture.RESNET50, marks=pytest.mark.slow),
+        pytest.param(Architecture.RESNET101, marks=pytest.mark.slow),
+    ],
+)
+def random_checkpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = FlowerNet(request.param).eval()
+    path = tmp_path_factory.mktemp("matrix") / f"{request.param}.pt"
+    manifest = Manifest(Kind.CHECKPOINT, request.param, Precision.FP32, Preprocess(SIZE_HW))
+    return save_checkpoint(path, network, manifest)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
+def test_checkpoint_becomes_a_graph_that_runs_and_an_engine(
+    random_checkpoint: Artifact,
+    precision: Precision,
+    painted: Path,
+    frames: Images,
+    tmp_path: Path,
+) -> None:
+    config = ExportConfig(
+        random_checkpoint.path,
+        tmp_path / "a.engine",
+        Kind.TENSORRT_RTX,
+        precision,
+        Batch(1, 2, 4),
+        data=painted,
+        limit=2,
+        device="cpu",
+    )
+    graph, engine = export_model(config)
+    weights = 1e6 * MILLIONS[Architecture(random_checkpoint.manifest.architecture)]
+    assert 0.95 < graph.path.stat().st_size / (weights * BYTES[precision]) < 1.1
+    # Some 4 MB of an engine are no weights.
+    assert engine.path.stat().st_size / (weights * BYTES[precision]) > 0.95
+    assert (engine.path.stat().st_size - 4e6) / (weights * ENGINE_BYTES[precision]) < 1.1
+    for artifact in (graph, engine):
+        assert open_artifact(artifact.path).manifest.precision is precision
+    session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
+    (foreground,) = session.run(None, {"images": frames[:3]})
+    assert foreground.shape == (3, *SIZE_HW)
+    if precision is Precision.FP32:
+        network = Deployable(network_from_artifact(random_checkpoint))
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(frames[:3])).numpy()
+        assert np.abs(foreground.astype(int) - expected).max() <= 1
+
+
+def test_int8_for_cpus_has_unsigned_activations_in_every_architecture(
+    random_checkpoint: Artifact, painted: Path, frames: Images, tmp_path: Path
+) -> None:
+    config = ExportConfig(
+        random_checkpoint.path,
+        tmp_path / "a.onnx",
+        Kind.ONNX,
+        Precision.INT8,
+        data=painted,
+        limit=1,
+        device="cpu",
+    )
+    (graph,) = export_model(config)
+    types = {tensor.data_type for tensor in onnx.load(graph.path).graph.initializer}
+    assert onnx.TensorProto.UINT8 in types
+    assert graph.manifest.quantisation.startswith("uint8 activations; minmax over 12 photos")
+    session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
+    assert session.run(None, {"images": frames[:2]})[0].shape == (2, *SIZE_HW)

@@ -2,8 +2,8 @@
 
     python triton_client.py localhost:8001 flower photo.jpg mask.png
 
-Needs `pip install "flowerseg[triton]"`; no torch, no GPU and no model file on this side. The server
-tells the size of its frames and its threshold, so the same lines serve every model.
+Needs `pip install "flowerseg[triton]"`; loads no torch, and wants no GPU and no model file on this
+side. The server tells the size of its frames and its threshold: the same lines serve every model.
 """
 
 import sys

@@ -31,7 +31,7 @@ from typing import TypeAlias
 import numpy as np
 
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
-from flowerseg.artifact import Parent, as_parent, versions_here
+from flowerseg.artifact import Batch, Parent, as_parent, versions_here
 from flowerseg.backends import BackendInfo
 from flowerseg.errors import ImageError, NameTooLong
 from flowerseg.files import explained, write_text
@@ -45,6 +45,8 @@ from flowerseg.listing import Listing, list_photos
 from flowerseg.masks import cutout, overlay
 from flowerseg.preprocess import Preprocess, frame_from_photo
 from flowerseg.segmenter import Segmenter
+
+UNTUNED_BATCH = 8  # for files that are tuned for no batch: enough to fill a GPU's pipeline
 
 COLUMNS = ("path", "width", "height", "flower_share", "x0", "y0", "x1", "y1", "status", "error")
 
@@ -66,7 +68,7 @@ def default_workers() -> int:
 class PredictSettings:
     """How a folder is segmented. The threshold is the segmenter's."""
 
-    batch: int | None = None  # None: 8, or what the model takes if that is less
+    batch: int | None = None  # None: what an engine is tuned for, else 8
     workers: int = field(default_factory=default_workers)
     save: tuple[Save, ...] = (Save.MASK,)
 
@@ -172,7 +174,7 @@ def segment_listing(
 
     See `segment_folder`.
     """
-    batch = batch_size(settings, segmenter.info)
+    batch = batch_size(settings, segmenter.info.batch)
     _remove_records(out)
     results = [_failed(path, error) for path, error in listing.unreadable]
     with closing(
@@ -200,17 +202,22 @@ def segment_listing(
     return report
 
 
-def batch_size(settings: PredictSettings, info: BackendInfo) -> int:
-    """The batch that will run.
+def batch_size(settings: PredictSettings, takes: Batch | None) -> int:
+    """The batch that will run on a model that takes these.
 
     Raises:
-        ValueError: the settings ask for more than the model takes.
+        ValueError: the settings ask for more than the model takes, or it takes no small batch.
     """
-    if settings.batch is None:
-        return min(8, info.max_batch or 8)
-    if info.max_batch and settings.batch > info.max_batch:
-        raise ValueError(f"a batch of {settings.batch}; this model takes at most {info.max_batch}")
-    return settings.batch
+    if takes is None:
+        return settings.batch or UNTUNED_BATCH
+    if takes.min > 1:
+        raise ValueError(
+            f"this model takes batches of {takes.min} to {takes.max}, and a folder may end with "
+            f"fewer. Build it with --batch 1:{takes.opt}:{takes.max}"
+        )
+    if settings.batch and settings.batch > takes.max:
+        raise ValueError(f"a batch of {settings.batch}; this model takes at most {takes.max}")
+    return settings.batch or takes.opt
 
 
 def segment_photos(
@@ -227,7 +234,7 @@ def segment_photos(
     half done.
     """
     job = _Job(folder, out, segmenter, settings.save)
-    batch = batch_size(settings, segmenter.info)
+    batch = batch_size(settings, segmenter.info.batch)
     pool = ThreadPoolExecutor(settings.workers, "flowerseg-predict")
     use_one_thread_per_call()
     try:

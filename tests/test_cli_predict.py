@@ -73,7 +73,7 @@ def test_folder_is_segmented(photos: Path, model: Path) -> None:
     assert result.stdout.startswith("5 of 5 photos segmented, 0 failed; 0 other files")
     first = result.stderr.splitlines()[0]
     assert first.startswith("onnxruntime")
-    assert "fp32, 32 x 32: 5 photos, batch 4, " in first
+    assert "fp32, 32 x 32: 5 photos, batch 2, " in first
     for i in range(5):
         mask = read_mask_colours(photos.parent / f"out/masks/sub/{i}.png.png")[..., 0]
         assert mask.shape == (2 * SIDE, SIDE)

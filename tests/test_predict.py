@@ -17,6 +17,7 @@ import pytest
 
 from flowerseg import predict
 from flowerseg.arrays import Images, Mask, Rgb, SizeHW
+from flowerseg.artifact import Batch
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import DataError, FlowersegError, OutputError
 from flowerseg.images import encode_jpeg, read_mask_colours, write_jpeg, write_png
@@ -108,8 +109,8 @@ def test_masks_do_not_depend_on_batch_or_workers(tmp_path: Path) -> None:
 
 
 class _CountingBackend(NullBackend):
-    def __init__(self, max_batch: int | None = None) -> None:
-        super().__init__(FRAME_HW, max_batch)
+    def __init__(self, batch: Batch | None = None) -> None:
+        super().__init__(FRAME_HW, batch)
         self.batches: list[int] = []
         self.threads: set[int] = set()
 
@@ -128,9 +129,17 @@ def test_batches_are_full_but_for_the_last_and_run_in_the_calling_thread(tmp_pat
     assert backend.threads == {threading.get_ident()}
 
 
-@pytest.mark.parametrize(("max_batch", "batch"), [(None, 8), (64, 8), (4, 4), (1, 1)])
-def test_batch_is_eight_or_what_the_model_takes(max_batch: int | None, batch: int) -> None:
-    assert batch_size(PredictSettings(), NullBackend(FRAME_HW, max_batch).info) == batch
+@pytest.mark.parametrize(
+    ("takes", "batch"),
+    [(None, 8), (Batch(1, 32, 64), 32), (Batch(1, 2, 4), 2)],
+)
+def test_batch_is_eight_or_what_the_engine_is_tuned_for(takes: Batch | None, batch: int) -> None:
+    assert batch_size(PredictSettings(), takes) == batch
+
+
+def test_engine_that_takes_no_small_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"batches of 4 to 16.*Build it with --batch 1:8:16"):
+        batch_size(PredictSettings(batch=8), Batch(4, 8, 16))
 
 
 def test_batch_above_the_models_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -138,7 +147,7 @@ def test_batch_above_the_models_is_refused_before_anything_is_written(tmp_path: 
     with pytest.raises(ValueError, match=r"batch of 5.*at most 4"):
         segment_folder(
             tmp_path / "photos",
-            _segmenter(NullBackend(FRAME_HW, 4)),
+            _segmenter(NullBackend(FRAME_HW, Batch(1, 2, 4))),
             tmp_path / "out",
             PredictSettings(batch=5),
         )

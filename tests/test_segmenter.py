@@ -9,7 +9,7 @@ import pytest
 
 import flowerseg
 from flowerseg.arrays import SizeHW
-from flowerseg.artifact import Artifact, open_artifact, rewrite_manifest
+from flowerseg.artifact import Artifact, Batch, open_artifact, rewrite_manifest
 from flowerseg.backends.null import NullBackend
 from flowerseg.backends.pytorch import PyTorchBackend
 from flowerseg.errors import ArtifactError
@@ -104,6 +104,6 @@ def test_backend_is_closed_at_the_end_of_the_block() -> None:
 
 
 def test_info_is_the_backends() -> None:
-    backend = NullBackend((64, 64), max_batch=4)
+    backend = NullBackend((64, 64), batch=Batch(1, 2, 4))
     assert Segmenter(backend, FRAME).info == backend.info
-    assert dataclasses.asdict(backend.info)["max_batch"] == 4
+    assert dataclasses.asdict(backend.info)["batch"] == {"min": 1, "opt": 2, "max": 4}

@@ -172,7 +172,7 @@ def _row(artifact: Artifact, backend: Backend, opened_ms: float, note: str) -> R
         precision=info.precision,
         preprocess=manifest.preprocess,
         min_batch=manifest.batch.min if manifest.batch else 1,
-        max_batch=info.max_batch,
+        max_batch=info.batch.max if info.batch else None,
         proof=proof,
         is_unproven=proof not in ("proved", "reference"),
         opened_ms=opened_ms,

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from flowerseg.arrays import Foreground, Images, SizeHW
+from flowerseg.artifact import Batch
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class BackendInfo:
     device_name: str
     precision: str
     size_hw: SizeHW
-    max_batch: int | None  # None: no limit
+    batch: Batch | None  # what the file takes; None: any
 
     def __str__(self) -> str:
         return f"{self.runtime} {self.version} on {self.device_name} ({self.device})"
@@ -75,5 +76,7 @@ def check_images(images: Images, info: BackendInfo) -> None:
         raise ValueError(
             f"images must be uint8 (N, {height}, {width}, 3), not {images.dtype} {images.shape}"
         )
-    if images.shape[0] < 1 or (info.max_batch and images.shape[0] > info.max_batch):
-        raise ValueError(f"a batch of {images.shape[0]}; the model takes 1 to {info.max_batch}")
+    count, takes = images.shape[0], info.batch
+    if count < 1 or (takes and not takes.min <= count <= takes.max):
+        sizes = f"{takes.min} to {takes.max}" if takes else "1 and more"
+        raise ValueError(f"a batch of {count}; the model takes {sizes}")

@@ -59,7 +59,7 @@ def info_of(manifest: Manifest, runtime: str, version: str, device: str) -> Back
         device_name=device_name(device),
         precision=manifest.precision,
         size_hw=manifest.preprocess.size_hw,
-        max_batch=manifest.batch.max if manifest.batch else None,
+        batch=manifest.batch,
     )
 
 

@@ -3,14 +3,15 @@
 import numpy as np
 
 from flowerseg.arrays import Foreground, Images, SizeHW
+from flowerseg.artifact import Batch
 from flowerseg.backends.base import BackendInfo
 
 
 class NullBackend:
     """Answers every pixel with its green sample, so that a test can tell the photos apart."""
 
-    def __init__(self, size_hw: SizeHW = (224, 224), max_batch: int | None = None) -> None:
-        self.info = BackendInfo("null", "1", "cpu", "none", "none", size_hw, max_batch)
+    def __init__(self, size_hw: SizeHW = (224, 224), batch: Batch | None = None) -> None:
+        self.info = BackendInfo("null", "1", "cpu", "none", "none", size_hw, batch)
         self._images: Images = np.empty((0, *size_hw, 3), np.uint8)
 
     def upload(self, images: Images) -> None:

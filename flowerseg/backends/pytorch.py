@@ -47,7 +47,7 @@ class PyTorchBackend:
             device_name=device_name(self._device),
             precision="fp16" if half else "fp32",
             size_hw=size_hw,
-            max_batch=None,
+            batch=None,
         )
 
     def upload(self, images: Images) -> None:

@@ -20,6 +20,7 @@ from flowerseg.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from flowerseg.artifact import Manifest
     from flowerseg.backends import BackendInfo
     from flowerseg.predict import FolderReport, PhotoResult, PredictSettings, Save
 
@@ -93,21 +94,23 @@ def predict(
     and links to folders are skipped. Photos that cannot be read are listed, the others are
     segmented, and the exit code is 1.
     """
+    from flowerseg.artifact import manifest_path, read_manifest
     from flowerseg.listing import list_photos
     from flowerseg.predict import PredictSettings, segment_listing
     from flowerseg.segmenter import Segmenter
     from flowerseg.shipped import shipped_model
 
     listing = list_photos(folder, out)
+    path = model or shipped_model()
+    settings = PredictSettings(batch=batch, save=save)
+    _refuse_batch(settings, read_manifest(manifest_path(path)))
     with Segmenter.open(
-        model or shipped_model(),
+        path,
         device=device,
         runtime=runtime,
         threshold=threshold,
         allow_unproven=unproven,
     ) as segmenter:
-        settings = PredictSettings(batch=batch, save=save)
-        _refuse_batch(settings, segmenter.info)
         _announce(settings, segmenter.info, len(listing.photos))
         with _progress(len(listing.photos), stderr_console()) as on_progress:
             report = segment_listing(listing, segmenter, out, settings, on_progress)
@@ -117,11 +120,12 @@ def predict(
         raise click.exceptions.Exit(1)
 
 
-def _refuse_batch(settings: "PredictSettings", info: "BackendInfo") -> None:
+def _refuse_batch(settings: "PredictSettings", manifest: "Manifest") -> None:
+    """Before an engine is deserialised, which takes seconds."""
     from flowerseg.predict import batch_size
 
     try:
-        batch_size(settings, info)
+        batch_size(settings, manifest.batch)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--batch") from error
 
@@ -132,7 +136,7 @@ def _announce(settings: "PredictSettings", info: "BackendInfo", photos: int) -> 
     height, width = info.size_hw
     click.echo(
         f"{info}, {info.precision}, {height} x {width}: {photos} photos, "
-        f"batch {batch_size(settings, info)}, {settings.workers} workers",
+        f"batch {batch_size(settings, info.batch)}, {settings.workers} workers",
         err=True,
     )
 

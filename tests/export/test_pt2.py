@@ -1,6 +1,9 @@
 """AOTInductor packages: compiled for one device, refused on others."""
 
 import dataclasses
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,8 @@ from flowerseg.backends import open_backend, run
 from flowerseg.errors import ArtifactError, BackendUnavailable, ExportError
 from flowerseg.model import FlowerNet
 from flowerseg.preprocess import Preprocess
+from flowerseg_export.config import ExportConfig
+from flowerseg_export.export import export_model
 from flowerseg_export.pt2 import write_pt2
 
 SIZE_HW = (64, 64)
@@ -56,6 +61,50 @@ def test_package_takes_a_larger_batch_than_the_example(
 ) -> None:
     foreground = run(open_backend(pt2_package, "cpu"), np.concatenate([frames, frames]))
     np.testing.assert_array_equal(foreground[:24], foreground[24:])
+
+
+@pytest.mark.slow
+def test_package_runs_without_the_models_python_code(
+    pt2_package: Artifact, checkpoint: Path, frames: Images, tmp_path: Path
+) -> None:
+    """A process that could not import the network gives what the network gives."""
+    np.save(tmp_path / "frames.npy", frames[:3])
+    script = f"""
+        import sys
+        import numpy as np
+
+        sys.modules["torchvision"] = sys.modules["flowerseg.model"] = None  # importing them fails
+        from flowerseg.segmenter import Segmenter
+
+        images = np.load("frames.npy")
+        model = {str(pt2_package.path)!r}
+        with Segmenter.open(model, device="cpu", allow_unproven=True) as segmenter:
+            np.save("foreground.npy", segmenter.infer(list(images)))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, check=True)
+    expected = run(open_backend(open_artifact(checkpoint), "cpu"), frames[:3])
+    foreground = np.load(tmp_path / "foreground.npy")
+    assert np.abs(foreground.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.slow
+def test_package_in_half_is_half_as_large_and_proved(
+    checkpoint: Path, pt2_package: Artifact, painted: Path, tmp_path: Path
+) -> None:
+    config = ExportConfig(
+        checkpoint,
+        tmp_path / "half.pt2",
+        Kind.PT2,
+        Precision.FP16,
+        data=painted,
+        limit=2,
+        device="cpu",
+    )
+    (package,) = export_model(config)
+    assert package.manifest.proof is not None
+    assert package.manifest.proof.status == "proved"
+    # The compiled code, which does not shrink, is a small part beside 20 MB of weights.
+    assert package.path.stat().st_size < 0.65 * pt2_package.path.stat().st_size
 
 
 @pytest.mark.usefixtures("no_gpu")

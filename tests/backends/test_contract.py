@@ -45,7 +45,7 @@ def tensorrt_engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     runtime, _, device = request.param.partition(" ")
     if runtime == "null":
-        yield NullBackend((SIDE, SIDE), MAX_BATCH)
+        yield NullBackend((SIDE, SIDE), Batch(1, 4, MAX_BATCH))
         return
     fixture = {
         "pytorch": "reference",

@@ -89,10 +89,29 @@ class Data:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a proof allows: agreement of masks at least, loss of IoU against truth at most."""
+    """What a proof allows between a file and its reference."""
 
+    agreement_iou: float  # of the masks, at least
+    iou_drop: float  # against truth, at most
+    flipped_share: float = 0.05  # of one photo's pixels, at most
+
+
+@dataclass(frozen=True)
+class BatchAgreement:
+    """Agreement of the masks over all photos at one batch size."""
+
+    batch: int
     agreement_iou: float
-    iou_drop: float
+
+
+@dataclass(frozen=True)
+class WorstPhoto:
+    """A photo whose mask is far from the reference's, at the batch size where it is farthest."""
+
+    name: str
+    batch: int
+    agreement_iou: float
+    flipped_pixels: int
 
 
 @dataclass(frozen=True)
@@ -105,10 +124,25 @@ class Proof:
     photos: int = 0
     data: str = ""
     batch_sizes: tuple[int, ...] = ()
-    agreement_iou: float | None = None  # the worst over the batch sizes
+    agreement_iou: float | None = None  # the lowest over the batch sizes
     model_iou: float | None = None
     reference_iou: float | None = None
     reference_sha256: str = ""
+    # Half was executed, or, where the runtime computes it in FP32, emulated beside the execution.
+    mode: Literal["executed", "emulated"] = "executed"
+    faults: tuple[str, ...] = ()  # what is beyond the limits, in words
+    agreement_by_batch: tuple[BatchAgreement, ...] = ()
+    emulated_agreement_iou: float | None = None
+    band_iou: float | None = None  # agreement along the reference's outlines
+    flipped_pixels: int = 0  # on the other side of the threshold than in the reference
+    pixels: int = 0
+    largest_difference: float | None = None  # of probabilities
+    worst: tuple[WorstPhoto, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """What keeps the file from being proved; else how it was proved."""
+        return "; ".join(self.faults) or self.how
 
 
 @dataclass(frozen=True)
@@ -260,7 +294,7 @@ def require_proof(artifact: Artifact, *, allow_unproven: bool) -> None:
     proved = manifest.proof is not None and manifest.proof.status == "proved"
     if manifest.kind is Kind.CHECKPOINT or proved or allow_unproven:
         return
-    state = manifest.proof.how if manifest.proof else "its proof was never run"
+    state = manifest.proof.why if manifest.proof else "its proof was never run"
     raise ArtifactError(
         f"{artifact.path}: not proved ({state.rstrip('.')}). Prove it with flowerseg-verify "
         f"{artifact.path} --reference CHECKPOINT --data DIR, or say --unproven."

@@ -236,7 +236,7 @@ def _fail_on_failed_proof(written: list["Artifact"]) -> None:
     for artifact in written:
         proof = artifact.manifest.proof
         if proof and proof.status == "failed":
-            raise ParityError(f"{artifact.path}: written, but not proved: {proof.how}")
+            raise ParityError(f"{artifact.path}: written, but not proved: {proof.why}")
 
 
 @contextmanager

@@ -30,8 +30,8 @@ from flowerseg.errors import BackendUnavailable, ExportError
 from flowerseg.files import require_writable
 from flowerseg.half import half_from_network
 from flowerseg.model import FlowerNet, specialised
-from flowerseg.parity import OnBatch, prove
 from flowerseg.preprocess import frame_from_photo
+from flowerseg.proof import OnBatch, prove
 from flowerseg_export.config import ENGINES, ExportConfig, rebuild_command
 from flowerseg_export.engine import OnProgress, built_for, engine_from_onnx
 from flowerseg_export.graph import onnx_from_network, set_metadata
@@ -247,7 +247,7 @@ def _proved(
         )
         return rewrite_manifest(artifact, proof=Proof("not run", f"no {missing}"))
     try:
-        proof = prove(artifact, reference, photos, device=device, on_batch=on_batch)
+        proof = prove(artifact, reference, photos, device=device, on_batch=on_batch).proof
     except BackendUnavailable as error:
         # Built for a GPU that is not here. That is no failure, and it is no proof either.
         reason = str(error).removeprefix(f"{artifact.path}: ")

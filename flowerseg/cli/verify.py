@@ -55,7 +55,7 @@ def verify(
     from flowerseg.artifact import open_artifact, rewrite_manifest
     from flowerseg.data import open_photos
     from flowerseg.errors import ParityError
-    from flowerseg.parity import prove
+    from flowerseg.proof import prove
 
     source = open_artifact(reference)
     photos = open_photos(data, split, source.manifest.rules).limited(limit)
@@ -68,11 +68,11 @@ def verify(
             device=device,
             runtime=runtime,
             on_batch=on_batch,
-        )
+        ).proof
     proved = rewrite_manifest(artifact, proof=proof)
     print_result(proof, proof_text(proved), as_json=as_json)
     if proof.status == "failed":
-        raise ParityError(f"{model}: not proved: {proof.how}")
+        raise ParityError(f"{model}: not proved: {proof.why}")
 
 
 @contextmanager
@@ -99,11 +99,16 @@ def proof_text(artifact: "Artifact") -> str:
         return f"{artifact.path}: not proved: {proof.how if proof else 'never run'}"
     verdict = "PROVED" if proof.status == "proved" else "FAILED"
     sizes = ", ".join(map(str, proof.batch_sizes))
-    return (
-        f"{artifact.path}: {verdict} on {proof.photos} photos of {proof.data}, batch {sizes}\n"
-        f"  agreement with PyTorch FP32: IoU {proof.agreement_iou:.5f} "
-        f"(limit {proof.limits.agreement_iou})\n"
-        f"  against truth: IoU {proof.model_iou:.5f}, PyTorch {proof.reference_iou:.5f} "
-        f"(may drop by {proof.limits.iou_drop})\n"
-        f"  {proof.how}"
-    )
+    lines = [
+        f"{artifact.path}: {verdict} on {proof.photos} photos of {proof.data}, batch {sizes}",
+        f"agreement with PyTorch FP32: IoU {proof.agreement_iou:.5f} "
+        f"(limit {proof.limits.agreement_iou}), along outlines {proof.band_iou:.5f}",
+        f"{proof.flipped_pixels} of {proof.pixels} pixels change sides, probabilities differ by "
+        f"{proof.largest_difference:.3f} at most",
+        f"against truth: IoU {proof.model_iou:.5f}, PyTorch {proof.reference_iou:.5f} "
+        f"(may drop by {proof.limits.iou_drop})",
+        proof.how,
+    ]
+    if proof.emulated_agreement_iou is not None:
+        lines.append(f"emulated half: agreement IoU {proof.emulated_agreement_iou:.5f}")
+    return "\n  ".join([*lines, *(f"FAULT {fault}" for fault in proof.faults)])

@@ -6,6 +6,7 @@ The network's own export is tested in test_graph.py; here its graph is taken fro
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -257,7 +258,7 @@ def test_file_that_triton_cannot_serve_is_refused_before_the_work(
 def test_file_that_fails_its_proof_does_not_reach_triton(
     run: Export, out: Path, painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = Proof("failed", "planted")
+    failed = SimpleNamespace(proof=Proof("failed", "executed", faults=("planted",)))
     monkeypatch.setattr(export_module, "prove", lambda *_, **__: failed)
     result = run("--data", painted, "--triton", tmp_path / "served")
     assert result.exit_code == 1

@@ -1,0 +1,19 @@
+"""The proof: do the masks of the very file that ships equal those of the FP32 PyTorch model?"""
+
+from flowerseg.proof.compare import BAND_PX, Compared, Expected, compare, expect
+from flowerseg.proof.limits import LIMITS
+from flowerseg.proof.prove import Evidence, OnBatch, Worst, prove, refuse_stranger
+
+__all__ = [
+    "BAND_PX",
+    "LIMITS",
+    "Compared",
+    "Evidence",
+    "Expected",
+    "OnBatch",
+    "Worst",
+    "compare",
+    "expect",
+    "prove",
+    "refuse_stranger",
+]

@@ -1,0 +1,82 @@
+"""One photo's result beside the reference's: both resized and thresholded by the same hands."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from flowerseg.arrays import Foreground, Labels, Mask, Rgb, size_of
+from flowerseg.data import PhotoSet
+from flowerseg.evaluate import read_pair
+from flowerseg.metrics import Counts, count, count_agreement
+from flowerseg.preprocess import frame_from_photo
+from flowerseg.segmenter import Segmenter
+
+BAND_PX = 2
+"""Half the width of the band along outlines, in pixels of the photo."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One labelled photo as the model sees it, and what the reference makes of it."""
+
+    name: str
+    frame: Rgb  # (H, W, 3)
+    labels: Labels  # (h, w)
+    foreground: Foreground  # (H, W), the reference's
+    mask: Mask  # (h, w), the reference's
+    band: Mask  # (h, w), along the outlines of the reference's mask
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How far one photo's result is from the reference's, at the photo's size."""
+
+    name: str
+    agreement: Counts  # mask against the reference's
+    band: Counts  # the same within BAND_PX of the reference's outlines
+    truth: Counts  # mask against labels, void left out
+    largest_difference: float  # of probabilities, at the frame's size, in steps of 1/256
+
+    @property
+    def flipped(self) -> int:
+        """Pixels on the other side of the threshold than in the reference."""
+        return self.agreement.false_positive + self.agreement.false_negative
+
+    @property
+    def flipped_share(self) -> float:
+        """`flipped` over the photo's pixels."""
+        same = self.agreement.true_positive + self.agreement.true_negative
+        return self.flipped / (self.flipped + same)
+
+
+def expect(reference: Segmenter, photos: PhotoSet) -> Iterator[Expected]:
+    """Frames, labels and the reference's results of labelled photos."""
+    for item in photos.photos:
+        rgb, labels = read_pair(item)
+        frame = frame_from_photo(rgb, reference.preprocess)
+        foreground = reference.infer([frame])[0]
+        mask = reference.mask(foreground, size_of(rgb))
+        yield Expected(item.name, frame, labels, foreground, mask, band_of(mask))
+
+
+def compare(expected: Expected, foreground: Foreground, mask: Mask) -> Compared:
+    """Compare a model's probability map (H, W) and mask (h, w) of a photo with what is expected."""
+    apart = np.abs(foreground.astype(np.int16) - expected.foreground)
+    in_band = count_agreement(mask[expected.band], expected.mask[expected.band])
+    return Compared(
+        name=expected.name,
+        agreement=count_agreement(mask, expected.mask),
+        band=in_band,
+        truth=count(mask, expected.labels),
+        largest_difference=int(apart.max()) / 256,
+    )
+
+
+def band_of(mask: Mask) -> Mask:
+    """Pixels up to BAND_PX steps, up, down, left or right, from the border of a mask's regions."""
+    grown = ndimage.binary_dilation(mask, iterations=BAND_PX)
+    # What lies beyond the photo's edge is no border of the flower.
+    core = ndimage.binary_erosion(mask, iterations=BAND_PX, border_value=1)
+    return np.asarray(grown & ~core)

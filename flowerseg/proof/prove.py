@@ -1,0 +1,331 @@
+"""Run the very file that ships against its checkpoint, and say what was found."""
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from typing import Any
+
+from flowerseg.arrays import Mask, size_of
+from flowerseg.artifact import (
+    Artifact,
+    Batch,
+    BatchAgreement,
+    Kind,
+    Limits,
+    Precision,
+    Proof,
+    WorstPhoto,
+)
+from flowerseg.backends.pytorch import PyTorchBackend, open_checkpoint
+from flowerseg.checkpoint import network_from_artifact
+from flowerseg.data import PhotoSet
+from flowerseg.errors import ArtifactError, ParityError
+from flowerseg.half import emulated_half_from_network
+from flowerseg.metrics import Counts, count, iou, total
+from flowerseg.model import specialised
+from flowerseg.proof.compare import Compared, Expected, compare, expect
+from flowerseg.proof.limits import LIMITS
+from flowerseg.segmenter import Segmenter
+
+ODD_BATCH = 3
+REFERENCE_BATCH = 8
+WORST_KEPT = 8  # photos whose masks are kept for the report
+# Runtimes that compute FP16 nodes in FP32 when they run on the CPU.
+_WIDENS_HALF = {"onnxruntime", "openvino"}
+
+OnBatch = Callable[[int, int], None]
+"""Called with photos done and photos in all."""
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The mask of a photo where the model is far from the reference."""
+
+    compared: Compared
+    batch: int
+    mask: Mask  # (h, w), the model's
+
+
+@dataclass
+class Parity:
+    """What was measured between a model and its reference, photo by photo."""
+
+    by_batch: dict[int, list[Compared]] = field(default_factory=dict)
+    by_place: list[tuple[int, int, Compared]] = field(default_factory=list)  # batch, place
+    worst: list[Worst] = field(default_factory=list)  # the worst first
+
+    @property
+    def agreements(self) -> dict[int, float]:
+        """Agreement IoU over all photos at each batch size."""
+        return {n: iou(total(c.agreement for c in found)) for n, found in self.by_batch.items()}
+
+    @property
+    def all(self) -> list[Compared]:
+        """Every comparison at every batch size."""
+        return [compared for found in self.by_batch.values() for compared in found]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A proof with what it rests on."""
+
+    proof: Proof
+    parity: Parity
+    expected: list[Expected]
+
+
+def prove(
+    artifact: Artifact,
+    reference: Artifact,
+    photos: PhotoSet,
+    *,
+    device: str = "auto",
+    runtime: str = "auto",
+    limits: Limits | None = None,
+    on_batch: OnBatch = lambda *_: None,
+) -> Evidence:
+    """Run the file against its checkpoint on labelled photos, at every batch size worth a doubt.
+
+    Args:
+        artifact: the file that ships.
+        reference: the checkpoint that it was made from; it runs in FP32, one photo at a time.
+        photos: labelled photos.
+        device: where the file runs; the reference runs there too.
+        runtime: what opens an ONNX file.
+        limits: None takes `LIMITS` of the file's precision.
+        on_batch: progress.
+
+    Raises:
+        ArtifactError: the file was made from another checkpoint, or cannot be opened.
+        BackendUnavailable: the runtime or the device is not here.
+    """
+    refuse_stranger(artifact, reference)
+    manifest = artifact.manifest
+    allowed = limits or LIMITS[manifest.precision]
+    path = artifact.path
+    with Segmenter.open(path, device=device, runtime=runtime, allow_unproven=True) as model:
+        own = reference.manifest.threshold
+        with Segmenter(open_checkpoint(reference, device), manifest.preprocess, own) as truth:
+            expected = list(expect(truth, photos))
+        parity = measure_parity(model, expected, batch_sizes(manifest.batch), on_batch)
+        info = model.info
+    how = f"executed by {info}"
+    faults = faults_of(parity, expected, allowed)
+    emulated: Parity | None = None
+    if (
+        manifest.precision is Precision.FP16
+        and info.device == "cpu"
+        and info.runtime in _WIDENS_HALF
+    ):
+        how += ", which computes half in FP32, so half was emulated in PyTorch too"
+        emulated, found = _emulate_half(artifact, reference, expected, allowed)
+        faults += found
+    proof = Proof(
+        status="failed" if faults else "proved",
+        how=how,
+        mode="executed" if emulated is None else "emulated",
+        faults=tuple(faults),
+        limits=allowed,
+        photos=len(photos),
+        data=f"{photos.name} {photos.fingerprint[:12]}",
+        reference_sha256=reference.manifest.sha256,
+        **_figures(parity, expected),
+        emulated_agreement_iou=min(emulated.agreements.values(), default=None)
+        if emulated
+        else None,
+    )
+    return Evidence(proof, parity, expected)
+
+
+def refuse_stranger(artifact: Artifact, reference: Artifact) -> None:
+    """Refuse to compare a file with a checkpoint that it was not made from.
+
+    Raises:
+        ArtifactError: `reference` is no checkpoint, or not an ancestor of the file.
+    """
+    if reference.manifest.kind is not Kind.CHECKPOINT:
+        raise ArtifactError(f"{reference.path}: the reference must be a checkpoint (.pt).")
+    own = {parent.sha256 for parent in artifact.manifest.parents} | {artifact.manifest.sha256}
+    if reference.manifest.sha256 not in own:
+        raise ArtifactError(
+            f"{artifact.path} was not made from {reference.path}: its manifest names another "
+            "checkpoint. Export it again, or give the checkpoint that it came from."
+        )
+    if artifact.manifest.preprocess != reference.manifest.preprocess:
+        raise ArtifactError(
+            f"{artifact.path} and {reference.path} prepare photos differently "
+            f"({artifact.manifest.preprocess}, {reference.manifest.preprocess}). Export it again."
+        )
+
+
+def batch_sizes(batch: Batch | None) -> list[int]:
+    """The batch sizes to prove: one, an odd one, the tuned one and the largest.
+
+    Engines pick other kernels at other sizes; FP16 results that were right below 8 and wrong above
+    have shipped (NVIDIA/TensorRT issue 1697).
+    """
+    if batch is None:
+        return [1, ODD_BATCH, REFERENCE_BATCH]
+    sizes = {1, ODD_BATCH, batch.opt, batch.max}
+    return sorted(size for size in sizes if batch.min <= size <= batch.max)
+
+
+def measure_parity(
+    model: Segmenter,
+    expected: Sequence[Expected],
+    sizes: Sequence[int],
+    on_batch: OnBatch = lambda *_: None,
+) -> Parity:
+    """Compare a model's results with the reference's at each batch size.
+
+    Each size runs over all photos, the last batch being partial; a size above their number runs
+    once, filled up with repeated photos. Then one photo fills a whole batch: at each place it has
+    to come out the same.
+    """
+    in_all = sum(max(size, len(expected)) + (size if size > 1 else 0) for size in sizes)
+    parity, done = Parity(), 0
+    for size in sizes:
+        found = parity.by_batch[size] = []
+        for batch in _batches(expected, size):
+            for compared in _run(model, batch, size, parity):
+                found.append(compared)
+            done += len(batch)
+            on_batch(done, in_all)
+        if size > 1:
+            places = [_most_telling(expected)] * size
+            results = _run(model, places, size, parity)
+            parity.by_place += [(size, place, c) for place, c in enumerate(results)]
+            done += size
+            on_batch(done, in_all)
+    return parity
+
+
+def faults_of(parity: Parity, expected: Sequence[Expected], limits: Limits) -> list[str]:
+    """What is beyond the limits, in words; empty when nothing is."""
+    faults = [
+        f"agreement IoU {agreement:.4f} at batch {size} is below {limits.agreement_iou} "
+        f"({_worst_of(parity.by_batch[size])})"
+        for size, agreement in parity.agreements.items()
+        if agreement < limits.agreement_iou
+    ]
+    for size, found in parity.by_batch.items():
+        worst = max(found, key=lambda c: c.flipped_share)
+        if worst.flipped_share > limits.flipped_share:
+            faults.append(
+                f"{worst.flipped_share:.1%} of the pixels of {worst.name} change sides at batch "
+                f"{size}, more than {limits.flipped_share:.1%}"
+            )
+    faults += _faults_of_places(parity, limits)
+    drop = _reference_iou(expected) - _model_iou(parity)
+    if drop > limits.iou_drop:
+        faults.append(f"IoU against truth drops by {drop:.4f}, more than {limits.iou_drop}")
+    return faults
+
+
+def _faults_of_places(parity: Parity, limits: Limits) -> list[str]:
+    """Places of a batch at which a photo comes out worse than it does elsewhere."""
+    faults = []
+    for size in {size for size, _, _ in parity.by_place}:
+        shares = {p: c.flipped_share for n, p, c in parity.by_place if n == size}
+        bad = max(shares, key=lambda place: shares[place])
+        if shares[bad] - min(shares.values()) > limits.flipped_share:
+            faults.append(
+                f"the same photo at place {bad + 1} of a batch of {size} has "
+                f"{shares[bad] - min(shares.values()):.1%} more pixels that change sides"
+            )
+    return faults
+
+
+def _figures(parity: Parity, expected: Sequence[Expected]) -> dict[str, Any]:
+    """The fields of a proof that are measured."""
+    agreements = parity.agreements
+    lowest = min(agreements, key=lambda size: agreements[size])
+    found = parity.by_batch[lowest]
+    return {
+        "batch_sizes": tuple(agreements),
+        "agreement_by_batch": tuple(BatchAgreement(n, a) for n, a in agreements.items()),
+        "agreement_iou": agreements[lowest],
+        "band_iou": iou(total(c.band for c in found)),
+        "flipped_pixels": sum(c.flipped for c in found),
+        "pixels": sum(e.mask.size for e in expected),
+        "largest_difference": max(c.largest_difference for c in parity.all),
+        "worst": tuple(
+            WorstPhoto(w.compared.name, w.batch, iou(w.compared.agreement), w.compared.flipped)
+            for w in parity.worst
+        ),
+        "model_iou": _model_iou(parity),
+        "reference_iou": _reference_iou(expected),
+    }
+
+
+def _lowest(parity: Parity | None) -> float | None:
+    return min(parity.agreements.values(), default=None) if parity else None
+
+
+def _run(
+    model: Segmenter, batch: Sequence[Expected], size: int, parity: Parity
+) -> Iterator[Compared]:
+    foregrounds = model.infer([item.frame for item in batch])
+    for item, foreground in zip(batch, foregrounds, strict=True):
+        mask = model.mask(foreground, size_of(item.labels))
+        compared = compare(item, foreground, mask)
+        _keep_if_bad(parity.worst, Worst(compared, size, mask))
+        yield compared
+
+
+def _keep_if_bad(worst: list[Worst], found: Worst) -> None:
+    """Keep the worst photos, each once, the worst first."""
+    if not found.compared.flipped:
+        return
+    same = [w for w in worst if w.compared.name == found.compared.name]
+    if same and same[0].compared.flipped_share >= found.compared.flipped_share:
+        return
+    rest = [w for w in worst if w.compared.name != found.compared.name]
+    worst[:] = heapq.nlargest(WORST_KEPT, [*rest, found], key=lambda w: w.compared.flipped_share)
+
+
+def _most_telling(expected: Sequence[Expected]) -> Expected:
+    """A photo with flower and background in near equal parts: what spoils it shows."""
+    return min(expected, key=lambda e: abs(float(e.mask.mean()) - 0.5))
+
+
+def _batches(expected: Sequence[Expected], size: int) -> Iterator[Sequence[Expected]]:
+    filled = list(islice(cycle(expected), max(size, len(expected))))
+    for start in range(0, len(filled), size):
+        yield filled[start : start + size]
+
+
+def _worst_of(found: Sequence[Compared]) -> str:
+    worst = min(found, key=lambda c: iou(c.agreement))
+    return f"worst photo {worst.name}: {iou(worst.agreement):.4f}"
+
+
+def _model_iou(parity: Parity) -> float:
+    """Of the batch size that does worst against truth, each photo once."""
+    photos = min(len(found) for found in parity.by_batch.values())
+    return min(iou(total(c.truth for c in found[:photos])) for found in parity.by_batch.values())
+
+
+def _reference_iou(expected: Sequence[Expected]) -> float:
+    return iou(total(_against_truth(e) for e in expected))
+
+
+def _against_truth(expected: Expected) -> Counts:
+    return count(expected.mask, expected.labels)
+
+
+def _emulate_half(
+    artifact: Artifact, reference: Artifact, expected: Sequence[Expected], limits: Limits
+) -> tuple[Parity, list[str]]:
+    preprocess = reference.manifest.preprocess
+    network = specialised(network_from_artifact(reference), preprocess.size_hw)
+    emulation = emulated_half_from_network(network, artifact.manifest.keep_fp32)
+    backend = PyTorchBackend(emulation, preprocess.size_hw, "cpu")
+    try:
+        with Segmenter(backend, preprocess, reference.manifest.threshold) as emulated:
+            parity = measure_parity(emulated, expected, [REFERENCE_BATCH])
+    except ParityError as error:
+        return Parity(), [f"emulated half: {error}"]
+    faults = faults_of(parity, expected, limits)
+    return parity, [f"emulated half: {fault}" for fault in faults]

@@ -243,7 +243,14 @@ def _fail_on_failed_proof(written: list["Artifact"]) -> None:
 def build_progress() -> Iterator["OnProgress"]:
     """Bars over the phases of TensorRT's builder; yields the callback that moves them."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    progress = Progress(*columns, TimeElapsedColumn(), console=stderr_console(), transient=True)
+    console = stderr_console()
+    progress = Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,  # gone when it is done, so nothing for a log
+    )
     tasks: dict[str, Any] = {}
 
     def show(phase: str, done: int, steps: int) -> None:

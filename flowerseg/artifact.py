@@ -136,6 +136,8 @@ class Proof:
     band_iou: float | None = None  # agreement along the reference's outlines
     flipped_pixels: int = 0  # on the other side of the threshold than in the reference
     pixels: int = 0
+    flipped_share: float | None = None  # of the photo where most change sides
+    place_share: float | None = None  # by which places of one batch differ on the same photo
     largest_difference: float | None = None  # of probabilities
     worst: tuple[WorstPhoto, ...] = ()
 

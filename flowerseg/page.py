@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from flowerseg.arrays import Rgb
-from flowerseg.images import encode_jpeg
+from flowerseg.arrays import Labels, Rgb
+from flowerseg.images import encode_jpeg, encode_png
 
 
 def render_page(template: str, **values: object) -> str:
@@ -32,6 +32,11 @@ def data_url(path: Path) -> str:
 def jpeg_url(rgb: Rgb) -> str:
     """Pixels, compressed more than a file would be, as the address of a picture."""
     return _data_url("jpeg", encode_jpeg(rgb, quality=85))
+
+
+def png_url(pixels: Rgb | Labels) -> str:
+    """Pixels, none of them changed, as the address of a picture."""
+    return _data_url("png", encode_png(pixels))
 
 
 def _data_url(kind: str, content: bytes) -> str:

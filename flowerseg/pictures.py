@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 PANEL_HEIGHT = 192
 COLUMNS = ("photo", "truth", "mask", "overlay", "errors")
+MISSED_RGB = (255, 60, 60)  # flower that the mask lacks
+INVENTED_RGB = (60, 120, 255)  # background that the mask takes for flower
 _GAP = 2  # above and below each panel of a stack
 _TRUTH_RGB = {FLOWER: (255, 255, 255), VOID: (110, 110, 110)}
-_MISSED_RGB = (255, 60, 60)  # flower that the mask lacks
-_INVENTED_RGB = (60, 120, 255)  # background that the mask takes for flower
 _TRAIN_COLOUR = "#b0388b"
 _VAL_COLOUR = "#2a7f62"
 
@@ -33,8 +33,8 @@ def panel(rgb: Rgb, labels: Labels, mask: Mask) -> Rgb:
     for label, colour in _TRUTH_RGB.items():
         truth[labels == label] = colour
     errors = rgb // 3
-    errors[(labels == FLOWER) & ~mask] = _MISSED_RGB
-    errors[(labels != FLOWER) & (labels != VOID) & mask] = _INVENTED_RGB
+    errors[(labels == FLOWER) & ~mask] = MISSED_RGB
+    errors[(labels != FLOWER) & (labels != VOID) & mask] = INVENTED_RGB
     width = max(1, round(PANEL_HEIGHT * rgb.shape[1] / rgb.shape[0]))
     shown = np.repeat(np.where(mask, np.uint8(255), np.uint8(0))[..., None], 3, axis=2)
     columns = (rgb, truth, shown, overlay(rgb, mask), errors)

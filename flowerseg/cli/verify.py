@@ -1,9 +1,12 @@
 """`flowerseg-verify`."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import shlex
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -18,7 +21,18 @@ from flowerseg.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from flowerseg.artifact import Artifact
+    from flowerseg.artifact import Artifact, Limits, Proof
+    from flowerseg.data import PhotoSet
+    from flowerseg.proof import Evidence
+
+_SHARE = click.FloatRange(0.0, 1.0)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_LIMIT_FIELDS = {
+    "min_agreement": "agreement_iou",
+    "max_iou_drop": "iou_drop",
+    "max_flipped": "flipped_share",
+}
+_COLUMNS = 100  # of the text
 
 
 @click.command(cls=Command)
@@ -34,45 +48,102 @@ if TYPE_CHECKING:
 )
 @click.option("--split", default="val", show_default=True, help="val1 in Oxford 17.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use this many photos of the split.")
+@click.option("--min-agreement", type=_SHARE, help="Agreement IoU at least. Default: by precision.")
+@click.option("--max-iou-drop", type=_SHARE, help="Loss of IoU against truth at most. Likewise.")
+@click.option("--max-flipped", type=_SHARE, help="Share of a photo's pixels at most. Likewise.")
+@click.option(
+    "--report",
+    type=_FILE,
+    help="Write an HTML page of the proof. Without it, MODEL.proof.html where the proof fails.",
+)
+@click.option("--junit", type=_FILE, help="Write the proof as JUnit XML, for CI.")
+@click.option("--summary", type=_FILE, help="Write the proof as Markdown, for a pull request.")
 @device_option
 @runtime_option
 @json_option
-def verify(
-    model: Path,
-    reference: Path,
-    data: Path,
-    split: str,
-    limit: int | None,
-    device: str,
-    runtime: str,
-    as_json: bool,
-) -> None:
+def verify(model: Path, as_json: bool, **asked: Any) -> None:
     """Prove that MODEL segments like the FP32 PyTorch checkpoint it was made from.
 
     Runs the very file on labelled photos at every batch size that can go wrong, writes the proof
-    into its manifest, and exits with 1 when the masks differ by more than the limit.
+    into its manifest, and exits with 1 when the masks differ by more than the limits.
     """
     from flowerseg.artifact import open_artifact, rewrite_manifest
     from flowerseg.data import open_photos
-    from flowerseg.errors import ParityError
     from flowerseg.proof import prove
 
-    source = open_artifact(reference)
-    photos = open_photos(data, split, source.manifest.rules).limited(limit)
+    source = open_artifact(asked["reference"])
+    photos = open_photos(asked["data"], asked["split"], source.manifest.rules)
+    photos = photos.limited(asked["limit"])
     artifact = open_artifact(model)
+    _require_writable(asked)
     with proof_progress() as on_batch:
-        proof = prove(
+        evidence = prove(
             artifact,
             source,
             photos,
-            device=device,
-            runtime=runtime,
+            device=asked["device"],
+            runtime=asked["runtime"],
+            limits=_limits(artifact, asked),
             on_batch=on_batch,
-        ).proof
-    proved = rewrite_manifest(artifact, proof=proof)
-    print_result(proof, proof_text(proved), as_json=as_json)
-    if proof.status == "failed":
-        raise ParityError(f"{model}: not proved: {proof.why}")
+        )
+    proved = rewrite_manifest(artifact, proof=evidence.proof)
+    print_result(evidence.proof, proof_text(proved), as_json=as_json)
+    _write_files(proved, evidence, photos, asked)
+    _fail_if_failed(proved, asked["report"])
+
+
+def verify_command(model: Path, asked: Mapping[str, Any]) -> str:
+    """The line that proves a file again; `asked` are options by name, None and auto left out."""
+    words = ["flowerseg-verify", str(model)]
+    for name in ("reference", "data", "split", "limit", *_LIMIT_FIELDS, "device", "runtime"):
+        if asked.get(name) not in (None, "auto"):
+            words += [f"--{name.replace('_', '-')}", str(asked[name])]
+    return shlex.join(words)
+
+
+def _limits(artifact: "Artifact", asked: Mapping[str, Any]) -> "Limits":
+    """The limits of the file's precision, but for what was asked for."""
+    from flowerseg.proof import LIMITS
+
+    given = {field: asked[name] for name, field in _LIMIT_FIELDS.items() if asked[name] is not None}
+    return dataclasses.replace(LIMITS[artifact.manifest.precision], **given)
+
+
+def _require_writable(asked: Mapping[str, Any]) -> None:
+    """Refuse a folder that takes no file, before minutes of proving."""
+    from flowerseg.files import require_writable
+
+    for name in ("report", "junit", "summary"):
+        if asked[name]:
+            require_writable(asked[name].parent)
+
+
+def _write_files(
+    artifact: "Artifact", evidence: "Evidence", photos: "PhotoSet", asked: Mapping[str, Any]
+) -> None:
+    from flowerseg.proof.junit import write_junit
+    from flowerseg.proof.report import write_due_report, write_report
+    from flowerseg.proof.summary import write_summary
+
+    command = verify_command(artifact.path, asked)
+    if asked["junit"]:
+        write_junit(asked["junit"], artifact, evidence.proof)
+    if asked["summary"]:
+        write_summary(asked["summary"], artifact, evidence.proof, command)
+    if asked["report"]:
+        write_report(asked["report"], evidence, artifact, photos, command)
+    else:
+        write_due_report(evidence, artifact, photos, command)
+
+
+def _fail_if_failed(artifact: "Artifact", report: Path | None) -> None:
+    from flowerseg.errors import ParityError
+    from flowerseg.proof.report import report_path
+
+    proof = artifact.manifest.proof
+    if proof and proof.status == "failed":
+        shown = report or report_path(artifact.path)
+        raise ParityError(f"{artifact.path}: not proved: {proof.why}. {shown} shows where.")
 
 
 @contextmanager
@@ -93,22 +164,45 @@ def proof_progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def proof_text(artifact: "Artifact") -> str:
-    """A proof in three lines."""
+    """A proof in some lines of at most _COLUMNS characters, paths excepted."""
     proof = artifact.manifest.proof
     if proof is None or proof.limits is None:
         return f"{artifact.path}: not proved: {proof.how if proof else 'never run'}"
     verdict = "PROVED" if proof.status == "proved" else "FAILED"
     sizes = ", ".join(map(str, proof.batch_sizes))
-    lines = [
-        f"{artifact.path}: {verdict} on {proof.photos} photos of {proof.data}, batch {sizes}",
-        f"agreement with PyTorch FP32: IoU {proof.agreement_iou:.5f} "
-        f"(limit {proof.limits.agreement_iou}), along outlines {proof.band_iou:.5f}",
-        f"{proof.flipped_pixels} of {proof.pixels} pixels change sides, probabilities differ by "
-        f"{proof.largest_difference:.3f} at most",
-        f"against truth: IoU {proof.model_iou:.5f}, PyTorch {proof.reference_iou:.5f} "
-        f"(may drop by {proof.limits.iou_drop})",
-        proof.how,
-    ]
+    head = f"{artifact.path}: {verdict} on {proof.photos} photos of {proof.data}, batch {sizes}"
+    return "\n".join([head, *(_wrapped(line) for line in _proof_lines(proof, proof.limits))])
+
+
+def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
+    from flowerseg.proof.checks import five_digits, percent
+
+    yield (
+        f"agreement with PyTorch FP32: IoU {five_digits(proof.agreement_iou)} "
+        f"(at least {limits.agreement_iou:g}), along outlines {five_digits(proof.band_iou)}"
+    )
+    yield (
+        f"against truth: IoU {five_digits(proof.model_iou)}, PyTorch "
+        f"{five_digits(proof.reference_iou)} (may drop by {limits.iou_drop:g})"
+    )
+    yield (
+        f"{proof.flipped_pixels} of {proof.pixels} pixels change sides, of one photo "
+        f"{percent(proof.flipped_share)} (at most {percent(limits.flipped_share)})"
+    )
+    if proof.largest_difference is not None:
+        yield f"probabilities differ by {proof.largest_difference:.3f} at most"
+    yield proof.how
     if proof.emulated_agreement_iou is not None:
-        lines.append(f"emulated half: agreement IoU {proof.emulated_agreement_iou:.5f}")
-    return "\n  ".join([*lines, *(f"FAULT {fault}" for fault in proof.faults)])
+        yield f"emulated half: agreement IoU {proof.emulated_agreement_iou:.5f}"
+    yield from (f"FAULT {fault}" for fault in proof.faults)
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(
+        line,
+        _COLUMNS,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -226,8 +226,7 @@ def faults_of(parity: Parity, expected: Sequence[Expected], limits: Limits) -> l
 def _faults_of_places(parity: Parity, limits: Limits) -> list[str]:
     """Places of a batch at which a photo comes out worse than it does elsewhere."""
     faults = []
-    for size in {size for size, _, _ in parity.by_place}:
-        shares = {p: c.flipped_share for n, p, c in parity.by_place if n == size}
+    for size, shares in _shares_by_place(parity).items():
         bad = max(shares, key=lambda place: shares[place])
         if shares[bad] - min(shares.values()) > limits.flipped_share:
             faults.append(
@@ -235,6 +234,14 @@ def _faults_of_places(parity: Parity, limits: Limits) -> list[str]:
                 f"{shares[bad] - min(shares.values()):.1%} more pixels that change sides"
             )
     return faults
+
+
+def _shares_by_place(parity: Parity) -> dict[int, dict[int, float]]:
+    """At each batch size the share of the same photo's pixels that change sides, by place."""
+    shares: dict[int, dict[int, float]] = {}
+    for size, place, compared in parity.by_place:
+        shares.setdefault(size, {})[place] = compared.flipped_share
+    return shares
 
 
 def _figures(parity: Parity, expected: Sequence[Expected]) -> dict[str, Any]:
@@ -249,6 +256,11 @@ def _figures(parity: Parity, expected: Sequence[Expected]) -> dict[str, Any]:
         "band_iou": iou(total(c.band for c in found)),
         "flipped_pixels": sum(c.flipped for c in found),
         "pixels": sum(e.mask.size for e in expected),
+        "flipped_share": max(c.flipped_share for c in parity.all),
+        "place_share": max(
+            (max(s.values()) - min(s.values()) for s in _shares_by_place(parity).values()),
+            default=None,
+        ),
         "largest_difference": max(c.largest_difference for c in parity.all),
         "worst": tuple(
             WorstPhoto(w.compared.name, w.batch, iou(w.compared.agreement), w.compared.flipped)

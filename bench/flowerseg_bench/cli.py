@@ -1,6 +1,7 @@
 """`flowerseg-bench`: latency and throughput, with the worth of the masks in the same row."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -16,10 +17,17 @@ from flowerseg.cli.options import (
     stderr_console,
     unproven_option,
 )
+from flowerseg.errors import FlowersegError
 
 if TYPE_CHECKING:
-    from flowerseg_bench.results import Results
+    from flowerseg_bench.results import Comparison, Results
     from flowerseg_bench.suite import Plan
+
+
+class Untold(click.ClickException):
+    """Two runs that say nothing about each other: neither a success nor a slowdown."""
+
+    exit_code = 2
 
 
 def parse_batches(
@@ -85,6 +93,12 @@ def parse_batches(
     type=click.Path(dir_okay=False, path_type=Path),
     help="What agreement is measured with; without it, the first .pt among the models.",
 )
+@click.option(
+    "--against",
+    metavar="OLD.json",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An older results.json: exit 1 if something became slower, 2 if nobody can tell.",
+)
 @unproven_option
 @json_option
 @click.option(
@@ -104,6 +118,7 @@ def bench(
     device: str,
     runtimes: tuple[str, ...],
     reference: Path | None,
+    against: Path | None,
     unproven: bool,
     as_json: bool,
     out: Path,
@@ -115,9 +130,11 @@ def bench(
     """
     if photos is None and data is None:
         raise click.UsageError("Give --photos DIR, --data DIR or both: zeros are not measured.")
+    from flowerseg_bench.against import compared
     from flowerseg_bench.report import FILES, terminal, write_report
     from flowerseg_bench.suite import Plan
 
+    older = _older(against)
     plan = Plan(
         models=models,
         photos=photos,
@@ -131,6 +148,8 @@ def bench(
         allow_unproven=unproven,
     )
     results = _run(plan, out)
+    if older is not None:
+        results = replace(results, comparison=compared(results, older, str(against)))
     write_report(results, out)
     if as_json:
         click.echo(results.to_json(), nl=False)
@@ -139,6 +158,31 @@ def bench(
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
         console.print(terminal(results, console.width))
     stderr_console().print(f"Written to {out}: {', '.join(FILES)}", soft_wrap=True)
+    if results.comparison is not None:
+        _end_with(results.comparison)
+
+
+def _older(against: Path | None) -> "Results | None":
+    """The older results, read before any time is spent."""
+    from flowerseg_bench.results import read_results
+
+    if against is None:
+        return None
+    try:
+        return read_results(against)
+    except FlowersegError as error:
+        raise click.BadParameter(str(error), param_hint="--against") from error
+
+
+def _end_with(comparison: "Comparison") -> None:
+    """Exit code 1 if something became slower, 2 if that cannot be told."""
+    from flowerseg_bench.against import change_in_words
+    from flowerseg_bench.results import Verdict
+
+    if comparison.refusal:
+        raise Untold(f"{comparison.against}: {comparison.refusal}.")
+    if slower := comparison.of(Verdict.SLOWER):
+        raise click.ClickException("\n".join(change_in_words(change) for change in slower))
 
 
 def _run(plan: "Plan", out: Path) -> "Results":

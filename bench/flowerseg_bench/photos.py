@@ -1,5 +1,6 @@
 """The photos that everything is measured on: real ones, another in every run."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 
 from flowerseg.arrays import Images, Rgb
 from flowerseg.data import FolderRules, PhotoSet, open_photos
+from flowerseg.files import sha256_of
 from flowerseg.images import read_rgb
 from flowerseg.listing import list_photos
 from flowerseg.preprocess import Preprocess, frame_from_photo
@@ -28,6 +30,12 @@ class Photos:
     def labelled_for_quality(self) -> PhotoSet | None:
         """The labelled photos that masks are judged on."""
         return None if self.labelled is None else self.labelled.limited(MOST_FOR_QUALITY)
+
+    @property
+    def sha256(self) -> str:
+        """Of the files' own hashes, in order: the same for the same photos under any name."""
+        hashes = "".join(sha256_of(file) for file in self.files)
+        return hashlib.sha256(hashes.encode()).hexdigest()
 
     @property
     def for_quality(self) -> tuple[Path, ...]:

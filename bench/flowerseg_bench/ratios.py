@@ -33,29 +33,19 @@ def why_not_comparable(mine: Row, baseline: Row, is_measured: bool) -> str:
     return "" if is_measured else "the baseline was not measured here"
 
 
+def duration_ms(rounds: Sequence[Round], scenario: Scenario) -> float:
+    """What speed is judged by: the median run (latency), or wall time a photo (throughput)."""
+    if scenario is Scenario.LATENCY:
+        return median(sample for item in rounds for sample in item.samples_ms)
+    return sum(item.wall_ms for item in rounds) / sum(item.images for item in rounds)
+
+
 def _ratio(baseline: Measurement, mine: Measurement) -> Ratio:
-    if mine.scenario is Scenario.LATENCY:
-        return ratio(
-            _median_ms(baseline.rounds),
-            _median_ms(mine.rounds),
-            [
-                (_median_ms([theirs]), _median_ms([ours]))
-                for theirs, ours in zip(baseline.rounds, mine.rounds, strict=True)
-            ],
-        )
     return ratio(
-        _wall_ms_per_image(baseline.rounds),
-        _wall_ms_per_image(mine.rounds),
+        duration_ms(baseline.rounds, mine.scenario),
+        duration_ms(mine.rounds, mine.scenario),
         [
-            (_wall_ms_per_image([theirs]), _wall_ms_per_image([ours]))
+            (duration_ms([theirs], mine.scenario), duration_ms([ours], mine.scenario))
             for theirs, ours in zip(baseline.rounds, mine.rounds, strict=True)
         ],
     )
-
-
-def _median_ms(rounds: Sequence[Round]) -> float:
-    return median(sample for item in rounds for sample in item.samples_ms)
-
-
-def _wall_ms_per_image(rounds: Sequence[Round]) -> float:
-    return sum(item.wall_ms for item in rounds) / sum(item.images for item in rounds)

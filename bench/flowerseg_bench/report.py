@@ -12,6 +12,7 @@ from rich.text import Text
 
 from flowerseg.files import write_text
 from flowerseg_bench import plots
+from flowerseg_bench.against import comparison_in_brief, comparison_table
 from flowerseg_bench.boundaries import STAGES, Boundary
 from flowerseg_bench.results import Results
 from flowerseg_bench.tables import (
@@ -49,6 +50,8 @@ def terminal(results: Results, width: int) -> RenderableType:
     parts += [Text(f"{note}.".replace("..", ".")) for note in _notes(results)]
     if best := headline(results):
         parts.append(Text(f"Fastest proven: {best}.", "bold"))
+    if results.comparison:
+        parts += [Text(), *(Text(f"{line}.") for line in comparison_in_brief(results.comparison))]
     return Group(*parts)
 
 
@@ -61,6 +64,9 @@ def markdown(results: Results) -> str:
     for boundary in TITLES:
         lines += _markdown(boundary_table(results, boundary))
         lines += [""] + [f"- {MARK} {doubt}" for doubt in doubts_in_brief(results, boundary)] + [""]
+    if results.comparison:
+        lines += [*_markdown(comparison_table(results.comparison)), ""]
+        lines += [f"- {line}" for line in comparison_in_brief(results.comparison)] + [""]
     for table in (startup_table(results), models_table(results), conditions_table(results)):
         lines += [*_markdown(table), ""]
     lines.append("Every number is defined in bench/README.md; raw samples are in results.json.")
@@ -89,6 +95,7 @@ def html(results: Results) -> str:
         stages=[(name, f"t{i}") for i, name in enumerate(STAGES[Boundary.FILE])],
         stages_plot=plots.stages_plot(results),
         quality_plot=plots.quality_plot(results),
+        comparison=_comparison(results),
         startup=startup_table(results),
         models=models_table(results),
         conditions=conditions_table(results),
@@ -103,6 +110,15 @@ def _section(results: Results, boundary: Boundary) -> dict[str, object]:
         "doubts": doubts_list(results, boundary),
         "latency": plots.latency_plot(results, boundary),
         "throughput": plots.throughput_plot(results, boundary),
+    }
+
+
+def _comparison(results: Results) -> dict[str, object] | None:
+    if results.comparison is None:
+        return None
+    return {
+        "table": comparison_table(results.comparison),
+        "lines": comparison_in_brief(results.comparison),
     }
 
 

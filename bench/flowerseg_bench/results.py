@@ -5,16 +5,20 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from flowerseg.arrays import SizeHW
+from flowerseg.errors import DataError
+from flowerseg.jsonform import from_json
 from flowerseg.preprocess import Preprocess
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.conditions import Conditions
 from flowerseg_bench.stats import Latency, Ratio, Throughput
 from flowerseg_bench.timing import WarmUp
 
-SCHEMA = 1
+SCHEMA = 2
+"""Counts up whenever a field, or what a number means, changes; 2: the photos' SHA-256."""
 
 
 class Scenario(StrEnum):
@@ -101,6 +105,50 @@ class Measurement:
     doubts: tuple[str, ...]
     rounds: tuple[Round, ...]
 
+    @property
+    def what(self) -> str:
+        """Which number of a row and boundary this is."""
+        is_single = self.scenario is Scenario.LATENCY
+        return "latency" if is_single else f"photos/s at batch {self.batch}"
+
+
+class Verdict(StrEnum):
+    """What is said about a number of now and the same of an older run."""
+
+    SLOWER = "slower"
+    FASTER = "faster"
+    SAME = "within noise"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number, then and now; durations are of a run (latency) or of a photo (throughput)."""
+
+    row: str  # its name, the same in both runs
+    boundary: Boundary
+    scenario: Scenario
+    batch: int
+    then_ms: float
+    now_ms: float
+    times_faster: Ratio  # low and high: of any round of now and any round of then
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """This run against an older one."""
+
+    against: str  # the older file
+    date: str
+    commit: str
+    refusal: str  # why nothing is claimed; empty: `changes` holds
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+    def of(self, verdict: Verdict) -> list[Change]:
+        """All changes of one kind."""
+        return [change for change in self.changes if change.verdict is verdict]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -111,6 +159,7 @@ class Settings:
     rounds: int
     photos: str  # where the frames and files came from
     photo_count: int
+    photos_sha256: str  # of all their bytes, in order
 
 
 @dataclass(frozen=True)
@@ -123,6 +172,7 @@ class Results:
     rows: tuple[Row, ...]
     measurements: tuple[Measurement, ...]
     notes: tuple[str, ...]
+    comparison: Comparison | None = None  # with `--against`
     schema: int = SCHEMA
 
     def find(
@@ -138,6 +188,28 @@ class Results:
     def to_json(self) -> str:
         """Readable JSON."""
         return readable_json(dataclasses.asdict(self))
+
+
+def read_results(path: Path) -> Results:
+    """Read a results.json.
+
+    Raises:
+        DataError: it is missing, of another schema, or not what `Results.to_json` writes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable results.json: {error}.") from error
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
+        raise DataError(
+            f"{path}: results of schema {found}; this flowerseg-bench reads schema {SCHEMA}, in "
+            "which numbers may mean something else. Measure those files again with this version."
+        )
+    try:
+        return from_json(Results, content)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: not what flowerseg-bench writes: {error}.") from error
 
 
 def readable_json(content: dict[str, Any]) -> str:

@@ -104,7 +104,14 @@ def run_suite(
             measurements += bench.measure(cell, rows)
         notes += [note for cell in cells for note in _beyond(cell, rows)]
     notes += _repeated_photos(plan, photos) + list(machine_doubts(conditions))
-    settings = Settings(plan.batches, plan.seconds, plan.rounds, photos.source, len(photos.files))
+    settings = Settings(
+        batches=plan.batches,
+        seconds=plan.seconds,
+        rounds=plan.rounds,
+        photos=photos.source,
+        photo_count=len(photos.files),
+        photos_sha256=photos.sha256,
+    )
     return Results(
         conditions=conditions,
         settings=settings,

@@ -131,7 +131,7 @@ def conditions_table(results: Results) -> Table:
 def doubts_list(results: Results, boundary: Boundary) -> list[str]:
     """Every doubt about a boundary's numbers, one sentence each."""
     return [
-        f"{results.rows[item.row].name}, {_what(item)}: {doubt}"
+        f"{results.rows[item.row].name}, {item.what}: {doubt}"
         for item in results.measurements
         if item.boundary is boundary
         for doubt in item.doubts
@@ -246,10 +246,6 @@ def _times_cell(results: Results, item: Measurement | None) -> str:
 def _estimate(found: Estimate | None, share_below: float) -> str:
     """The percentile, or how many samples it would take."""
     return f"n < {least_samples(share_below)}" if found is None else number(found.value_ms)
-
-
-def _what(item: Measurement) -> str:
-    return "latency" if item.scenario is Scenario.LATENCY else f"photos/s at batch {item.batch}"
 
 
 def _what_of(items: Sequence[Measurement]) -> str:

@@ -53,7 +53,7 @@ def kept_modules(network: nn.Module, keep_fp32: Sequence[str]) -> set[str]:
     weighted = [name for name, _ in _weighted(network)]
     kept: set[str] = set()
     for glob in keep_fp32:
-        matched = {name for name in weighted if any(fnmatchcase(n, glob) for n in _lineage(name))}
+        matched = {name for name in weighted if any(fnmatchcase(n, glob) for n in lineage(name))}
         if not matched:
             raise ValueError(
                 f"{glob!r} matches no module with weights; their names are {weighted[0]}, …, "
@@ -63,15 +63,22 @@ def kept_modules(network: nn.Module, keep_fp32: Sequence[str]) -> set[str]:
     return kept
 
 
-def emulated_half_from_network(network: FlowerNet, keep_fp32: Sequence[str] = ()) -> FlowerNet:
+def emulated_half_from_network(
+    network: FlowerNet, keep_fp32: Sequence[str] = (), *, lets_overflow: bool = False
+) -> FlowerNet:
     """A copy that runs in FP32 and rounds where `half_from_network` would.
 
     Its forward raises `ParityError` naming the first module whose output is not finite in half.
 
+    Args:
+        network: in FP32.
+        keep_fp32: globs of module names; see `kept_modules`.
+        lets_overflow: go on with infinities, as a GPU does, instead of raising.
+
     Raises:
         ValueError: a glob matches no module.
     """
-    rounding = _Rounding(_calls_in_half(half_from_network(network, keep_fp32)))
+    rounding = _Rounding(_calls_in_half(half_from_network(network, keep_fp32)), lets_overflow)
     emulated = copy.deepcopy(network)
     kept = kept_modules(emulated, keep_fp32)
     for name, module in _weighted(emulated):
@@ -96,7 +103,7 @@ def _weighted(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _lineage(name: str) -> list[str]:
+def lineage(name: str) -> list[str]:
     """`a.b.c` -> `a`, `a.b`, `a.b.c`."""
     parts = name.split(".")
     return [".".join(parts[: end + 1]) for end in range(len(parts))]
@@ -139,8 +146,9 @@ def _calls_in_half(half: FlowerNet) -> list[_Call]:
 class _Rounding:
     """Rounds, call by call, what the typed network would hold in half."""
 
-    def __init__(self, calls: list[_Call]) -> None:
+    def __init__(self, calls: list[_Call], lets_overflow: bool) -> None:
         self._calls = calls
+        self._lets_overflow = lets_overflow
         self._position = 0
 
     def restart(self, *_: Any) -> None:
@@ -157,7 +165,7 @@ class _Rounding:
         if not call.gives_half:
             return output
         rounded = output.half().float()
-        if not torch.isfinite(rounded).all():
+        if not (self._lets_overflow or torch.isfinite(rounded).all()):
             largest = output.abs().nan_to_num(0.0, posinf=float("inf")).max().item()
             raise ParityError(
                 f"{call.name}: its output reaches {largest:.3g}, and half precision ends at 65504. "

@@ -1,10 +1,12 @@
 """ONNX Runtime on the CPU and, through IO binding, on CUDA."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from flowerseg.arrays import Foreground, Images
 from flowerseg.artifact import Artifact
@@ -99,6 +101,40 @@ class OrtCudaBackend:
         """Let go of the session and its memory."""
         self._binding = None
         self._session = None
+
+
+def values_in_onnx(
+    model: bytes, names: Sequence[str]
+) -> Callable[[Images], dict[str, NDArray[Any]]]:
+    """Open an ONNX file so that values inside it come out; on the CPU.
+
+    ONNX Runtime does not fuse across a value that is to come out: a fault of its fusions, and only
+    that, is not to be seen so.
+
+    Args:
+        model: the file's bytes.
+        names: values of its graph.
+
+    Returns:
+        A function from a batch (N, H, W, 3) to all those values, which it holds at once: 2 GB for
+        one frame of 512 x 512 in a ResNet-101.
+
+    Raises:
+        ArtifactError: ONNX Runtime refuses the file.
+    """
+    import onnx
+
+    opened = onnx.load_from_string(model)
+    border = {value.name for value in opened.graph.output}
+    for name in names:
+        if name not in border:
+            opened.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    session = _session(opened.SerializeToString(), [("CPUExecutionProvider", {})])
+
+    def run(images: Images) -> dict[str, NDArray[Any]]:
+        return dict(zip(names, session.run(list(names), {"images": images}), strict=True))
+
+    return run
 
 
 def _session(model: Path | bytes, providers: list[tuple[str, dict[str, Any]]]) -> Any:

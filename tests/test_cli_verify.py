@@ -1,14 +1,17 @@
 """`flowerseg-verify`: proves again, writes the proof, and fails where the masks differ."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner, Result
 
-from flowerseg.artifact import Artifact, open_artifact, rewrite_manifest
-from flowerseg.cli.verify import verify
+from flowerseg.artifact import Artifact, Limits, open_artifact, rewrite_manifest
+from flowerseg.cli.verify import proof_text, verify
+from flowerseg.proof.command import verify_command
 
 Verify = Callable[..., Result]
 
@@ -63,6 +66,135 @@ def test_masks_that_differ_are_exit_1_and_the_manifest_says_failed(
     assert proof.status == "failed"
 
 
+def test_limits_that_are_asked_for_decide_and_are_recorded(run: Verify, model: Artifact) -> None:
+    rewrite_manifest(model, threshold=0.55)
+    assert run("--limit", "3").exit_code == 1
+    lenient = ("--min-agreement", "0.5", "--max-iou-drop", "0.9", "--max-flipped", "0.9")
+    result = run("--limit", "3", *lenient)
+    assert result.exit_code == 0, result.output
+    proof = open_artifact(model.path).manifest.proof
+    assert proof is not None
+    assert proof.limits == Limits(agreement_iou=0.5, iou_drop=0.9, flipped_share=0.9)
+
+
+@pytest.mark.parametrize(
+    ("option", "limits", "fault"),
+    [
+        ("--min-agreement", Limits(1.0, 0.9, 0.9), "is below 1.0"),
+        ("--max-flipped", Limits(0.1, 0.9, 0.0), "change sides"),
+        ("--max-iou-drop", Limits(0.1, 0.0, 0.9), "IoU against truth drops"),
+    ],
+)
+def test_each_limit_alone_makes_a_proved_file_fail(
+    run: Verify, model: Artifact, option: str, limits: Limits, fault: str
+) -> None:
+    rewrite_manifest(model, threshold=0.35)
+    lenient = {"--min-agreement": 0.1, "--max-iou-drop": 0.9, "--max-flipped": 0.9}
+    strict = {"--min-agreement": 1.0, "--max-iou-drop": 0.0, "--max-flipped": 0.0}
+    asked = lenient | {option: strict[option]}
+    words = [str(word) for pair in asked.items() for word in pair]
+    result = run("--limit", "3", *words)
+    proof = open_artifact(model.path).manifest.proof
+    assert proof is not None
+    assert proof.limits == limits
+    assert result.exit_code == 1
+    assert all(fault in found for found in proof.faults)
+
+
+def test_report_junit_and_summary_are_written_where_they_are_asked_for(
+    run: Verify, model: Artifact, tmp_path: Path
+) -> None:
+    out = tmp_path / "ci"
+    files = {name: out / f"proof.{name}" for name in ("report", "junit", "summary")}
+    words = [str(word) for name, path in files.items() for word in (f"--{name}", path)]
+    result = run("--limit", "2", *words)
+    assert result.exit_code == 0, result.output
+    assert sorted(out.iterdir()) == sorted(files.values())
+    assert "<em>proved</em>" in files["report"].read_text()
+    suite = ET.fromstring(files["junit"].read_bytes())[0]
+    assert (suite.attrib["name"], suite.attrib["tests"]) == (model.path.name, "6")
+    command = files["summary"].read_text().split("```")[1].strip()
+    assert shlex.split(command)[:2] == ["flowerseg-verify", str(model.path)]
+    context = verify.make_context("verify", shlex.split(command)[1:])
+    assert (context.params["limit"], context.params["device"]) == (2, "cpu")
+    assert sorted(path.name for path in model.path.parent.iterdir()) == [
+        "small.onnx",
+        "small.onnx.json",
+    ]
+
+
+def test_failed_proof_leaves_a_report_beside_the_model(run: Verify, model: Artifact) -> None:
+    report = model.path.with_name("small.onnx.proof.html")
+    rewrite_manifest(model, threshold=0.55)
+    result = run("--limit", "2")
+    assert result.exit_code == 1
+    assert f"{report} shows where" in result.stderr
+    assert "Do not deploy this file" in report.read_text()
+    rewrite_manifest(model, threshold=0.5)
+    assert run("--limit", "2").exit_code == 0
+    assert "<em>proved</em>" in report.read_text()  # what it said is no longer so
+
+
+def test_failed_proof_is_reported_only_where_asked(
+    run: Verify, model: Artifact, tmp_path: Path
+) -> None:
+    rewrite_manifest(model, threshold=0.55)
+    report = tmp_path / "here.html"
+    result = run("--limit", "2", "--report", str(report))
+    assert f"{report} shows where" in result.stderr
+    assert "Do not deploy" in report.read_text()
+    assert not model.path.with_name("small.onnx.proof.html").exists()
+
+
+def test_folder_that_takes_no_file_is_exit_1_before_the_proof(
+    run: Verify, model: Artifact, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    for option in ("--report", "--junit", "--summary"):
+        result = run(option, str(tmp_path / "taken" / "a"))
+        assert result.exit_code == 1
+        assert "is a file, not a folder" in result.stderr
+    assert open_artifact(model.path).manifest.proof is None
+
+
+def test_disk_that_is_full_leaves_no_half_of_a_report_and_the_old_one(
+    run: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    report = tmp_path / "a.html"
+    report.write_text("old")
+    monkeypatch.setattr("flowerseg.files.require_writable", lambda _: None)
+    monkeypatch.setattr("flowerseg.files._flush", _refusing(report.suffix, refuse))
+    result = run("--limit", "2", "--report", str(report))
+    assert result.exit_code == 1
+    assert "the disk is full" in result.stderr
+    assert report.read_text() == "old"
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def _refusing(suffix: str, refuse: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A flush to disk that fails for files of this suffix."""
+    return lambda path: refuse(path) if path.suffix == suffix else None
+
+
+def test_command_says_what_was_asked_for_and_is_quoted() -> None:
+    asked = {"reference": Path("my a.pt"), "data": Path("d"), "limit": None, "device": "auto"}
+    asked |= {"max_flipped": 0.0, "split": "val"}
+    assert verify_command(Path("m.onnx"), asked) == (
+        "flowerseg-verify m.onnx --reference 'my a.pt' --data d --split val --max-flipped 0.0"
+    )
+
+
+@pytest.mark.parametrize("fixture", ["fp32_onnx", "fp16_onnx", "rtx_engine"])
+def test_text_fits_into_100_columns(fixture: str, request: pytest.FixtureRequest) -> None:
+    found: Artifact = request.getfixturevalue(fixture)
+    lines = proof_text(found).splitlines()
+    # What begins with the path, which is as long as it is, has the width that the user chose.
+    assert all(len(line) <= 100 for line in lines if not line.startswith(str(found.path)))
+
+
 def test_other_split_is_used_when_named(run: Verify) -> None:
     told = json.loads(run("--split", "tst1", "--limit", "2", "--json").stdout)
     assert told["data"].startswith("flowers/tst1[2] ")
@@ -84,7 +216,15 @@ def test_wrong_file_is_exit_1_and_the_manifest_stays(
 
 
 @pytest.mark.parametrize(
-    "options", [["--limit", "0"], ["--device", "gpu"], ["--runtime", "tensorflow"]]
+    "options",
+    [
+        ["--limit", "0"],
+        ["--device", "gpu"],
+        ["--runtime", "tensorflow"],
+        ["--min-agreement", "1.1"],
+        ["--max-flipped", "-0.1"],
+        ["--report", "."],
+    ],
 )
 def test_wrong_usage_is_exit_2(run: Verify, options: list[str]) -> None:
     assert run(*options).exit_code == 2

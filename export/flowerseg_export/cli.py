@@ -232,11 +232,15 @@ def _refuse_unprovable(config: "ExportConfig", *, unproven: bool) -> None:
 
 def _fail_on_failed_proof(written: list["Artifact"]) -> None:
     from flowerseg.errors import ParityError
+    from flowerseg.proof.report import report_path
 
     for artifact in written:
         proof = artifact.manifest.proof
         if proof and proof.status == "failed":
-            raise ParityError(f"{artifact.path}: written, but not proved: {proof.why}")
+            raise ParityError(
+                f"{artifact.path}: written, but not proved: {proof.why}. "
+                f"{report_path(artifact.path)} shows where."
+            )
 
 
 @contextmanager

@@ -32,6 +32,8 @@ from flowerseg.half import half_from_network
 from flowerseg.model import FlowerNet, specialised
 from flowerseg.preprocess import frame_from_photo
 from flowerseg.proof import OnBatch, prove
+from flowerseg.proof.command import verify_command
+from flowerseg.proof.report import write_due_report
 from flowerseg_export.config import ENGINES, ExportConfig, rebuild_command
 from flowerseg_export.engine import OnProgress, built_for, engine_from_onnx
 from flowerseg_export.graph import onnx_from_network, set_metadata
@@ -73,7 +75,7 @@ def export_model(config: ExportConfig, listener: Listener | None = None) -> list
     require_writable(config.out.parent)
     written = _write_chain(config, source, told)
     told.on_stage("proving")
-    return [_proved(a, reference, photos, config.device, told.on_batch) for a in written]
+    return [_proved(a, reference, photos, config, told.on_batch) for a in written]
 
 
 def _reference(config: ExportConfig, source: Artifact) -> Artifact | None:
@@ -236,7 +238,7 @@ def _proved(
     artifact: Artifact,
     reference: Artifact | None,
     photos: PhotoSet | None,
-    device: str,
+    config: ExportConfig,
     on_batch: OnBatch,
 ) -> Artifact:
     if photos is None or reference is None:
@@ -247,12 +249,16 @@ def _proved(
         )
         return rewrite_manifest(artifact, proof=Proof("not run", f"no {missing}"))
     try:
-        proof = prove(artifact, reference, photos, device=device, on_batch=on_batch).proof
+        evidence = prove(artifact, reference, photos, device=config.device, on_batch=on_batch)
     except BackendUnavailable as error:
         # Built for a GPU that is not here. That is no failure, and it is no proof either.
         reason = str(error).removeprefix(f"{artifact.path}: ")
-        proof = Proof("not run", f"built, not run: {reason}")
-    return rewrite_manifest(artifact, proof=proof)
+        return rewrite_manifest(artifact, proof=Proof("not run", f"built, not run: {reason}"))
+    proved = rewrite_manifest(artifact, proof=evidence.proof)
+    asked = {name: getattr(config, name) for name in ("data", "split", "limit", "device")}
+    command = verify_command(artifact.path, asked | {"reference": reference.path})
+    write_due_report(evidence, proved, photos, command)
+    return proved
 
 
 def _refuse_existing(config: ExportConfig, source: Artifact) -> None:

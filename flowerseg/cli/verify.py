@@ -1,7 +1,6 @@
 """`flowerseg-verify`."""
 
 import dataclasses
-import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
 
 _SHARE = click.FloatRange(0.0, 1.0)
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_LIMIT_FIELDS = {
-    "min_agreement": "agreement_iou",
-    "max_iou_drop": "iou_drop",
-    "max_flipped": "flipped_share",
-}
 _COLUMNS = 100  # of the text
 
 
@@ -92,20 +86,12 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
     _fail_if_failed(proved, asked["report"])
 
 
-def verify_command(model: Path, asked: Mapping[str, Any]) -> str:
-    """The line that proves a file again; `asked` are options by name, None and auto left out."""
-    words = ["flowerseg-verify", str(model)]
-    for name in ("reference", "data", "split", "limit", *_LIMIT_FIELDS, "device", "runtime"):
-        if asked.get(name) not in (None, "auto"):
-            words += [f"--{name.replace('_', '-')}", str(asked[name])]
-    return shlex.join(words)
-
-
 def _limits(artifact: "Artifact", asked: Mapping[str, Any]) -> "Limits":
     """The limits of the file's precision, but for what was asked for."""
     from flowerseg.proof import LIMITS
+    from flowerseg.proof.command import LIMIT_FIELDS
 
-    given = {field: asked[name] for name, field in _LIMIT_FIELDS.items() if asked[name] is not None}
+    given = {field: asked[name] for name, field in LIMIT_FIELDS.items() if asked[name] is not None}
     return dataclasses.replace(LIMITS[artifact.manifest.precision], **given)
 
 
@@ -121,6 +107,7 @@ def _require_writable(asked: Mapping[str, Any]) -> None:
 def _write_files(
     artifact: "Artifact", evidence: "Evidence", photos: "PhotoSet", asked: Mapping[str, Any]
 ) -> None:
+    from flowerseg.proof.command import verify_command
     from flowerseg.proof.junit import write_junit
     from flowerseg.proof.report import write_due_report, write_report
     from flowerseg.proof.summary import write_summary

@@ -41,7 +41,7 @@ def checks_of(proof: Proof) -> list[Check]:
 
 def percent(share: float | None) -> str:
     """A share with its first two digits, however small it is: `0.012 %`."""
-    return "–" if share is None else f"{100 * share:.2g} %"
+    return "–" if share is None else f"{float(f'{100 * share:.2g}'):g} %"
 
 
 def five_digits(iou: float | None) -> str:

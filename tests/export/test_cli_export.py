@@ -113,6 +113,8 @@ def test_file_that_fails_its_proof_is_kept_as_failed_and_the_exit_code_is_1(
     assert result.exit_code == 1
     assert "FAILED" in result.stdout
     assert "written, but not proved" in result.stderr
+    assert f"{out}.proof.html shows where" in result.stderr
+    assert "<em>not proved</em>" in out.with_name("a.onnx.proof.html").read_text()
     assert "Traceback" not in result.output
     proof = open_artifact(out).manifest.proof
     assert proof is not None
@@ -260,6 +262,7 @@ def test_file_that_fails_its_proof_does_not_reach_triton(
 ) -> None:
     failed = SimpleNamespace(proof=Proof("failed", "executed", faults=("planted",)))
     monkeypatch.setattr(export_module, "prove", lambda *_, **__: failed)
+    monkeypatch.setattr(export_module, "write_due_report", lambda *_: None)
     result = run("--data", painted, "--triton", tmp_path / "served")
     assert result.exit_code == 1
     assert "written, but not proved: planted" in result.stderr

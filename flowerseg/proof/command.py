@@ -1,0 +1,22 @@
+"""The line that proves a file again, for those who read of its proof."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LIMIT_FIELDS = {
+    "min_agreement": "agreement_iou",
+    "max_iou_drop": "iou_drop",
+    "max_flipped": "flipped_share",
+}
+"""Options of flowerseg-verify, and the fields of `Limits` that they set."""
+
+
+def verify_command(model: Path, asked: Mapping[str, Any]) -> str:
+    """The line for these options by name; None and auto, which are the defaults, are left out."""
+    words = ["flowerseg-verify", str(model)]
+    for name in ("reference", "data", "split", "limit", *LIMIT_FIELDS, "device", "runtime"):
+        if asked.get(name) not in (None, "auto"):
+            words += [f"--{name.replace('_', '-')}", str(asked[name])]
+    return shlex.join(words)

@@ -10,7 +10,8 @@ from flowerseg.images import resize_area
 from flowerseg.pictures import INVENTED_RGB, MISSED_RGB
 
 SHOWN_PX = 420  # the longer side of a whole photo on the page
-CLOSE_UP_PX = 64  # the side of the window that is enlarged
+CLOSE_UP_PX = 48  # the side of the window that is enlarged
+_FEW = 100  # pixels that change sides, which would be missed if they were not drawn much larger
 _FRAME_RGB = (255, 214, 0)
 
 
@@ -60,8 +61,9 @@ def overview(rgb: Rgb, mask: Mask, reference: Mask, window: Window) -> Rgb:
     size_hw = shown_size(size_of(rgb))
     shown = resize_area(rgb, size_hw) // 3
     shown[_frame(window, size_of(rgb), size_hw)] = _FRAME_RGB
-    shown[_thickened(mask & ~reference, size_hw)] = INVENTED_RGB
-    shown[_thickened(reference & ~mask, size_hw)] = MISSED_RGB
+    width = 7 if np.count_nonzero(mask != reference) <= _FEW else 3
+    shown[_thickened(mask & ~reference, size_hw, width)] = INVENTED_RGB
+    shown[_thickened(reference & ~mask, size_hw, width)] = MISSED_RGB
     return shown
 
 
@@ -71,15 +73,15 @@ def shown_size(size_hw: SizeHW) -> SizeHW:
     return max(1, round(scale * size_hw[0])), max(1, round(scale * size_hw[1]))
 
 
-def _thickened(marked: Mask, size_hw: SizeHW) -> Mask:
-    """Every marked pixel as three by three of the smaller picture: averaging would lose it."""
+def _thickened(marked: Mask, size_hw: SizeHW, width: int) -> Mask:
+    """Every marked pixel as a square in the smaller picture: averaging would lose it."""
     small = np.zeros(size_hw, np.bool_)
     rows, columns = np.nonzero(marked)
     small[
         rows * size_hw[0] // marked.shape[0],
         columns * size_hw[1] // marked.shape[1],
     ] = True
-    return np.asarray(ndimage.binary_dilation(small, np.ones((3, 3), np.bool_)))
+    return np.asarray(ndimage.binary_dilation(small, np.ones((width, width), np.bool_)))
 
 
 def _frame(window: Window, full_hw: SizeHW, size_hw: SizeHW) -> Mask:

@@ -73,12 +73,12 @@ def test_pixels_that_change_sides_are_seen_where_they_were_planted(page: str) ->
     assert colour(mask, 40, 60) == (0, 0, 0)
     assert photo.shape == whole.shape == (100, 150, 3)
     assert colour(whole, 40, 60) == colour(whole, 40, 61) == RED
-    assert colour(whole, 39, 59) == RED  # thickened
+    assert colour(whole, 37, 57) == RED  # drawn as seven by seven
     assert colour(whole, 20, 100) == BLUE
     assert colour(whole, 60, 20) == DIMMED
-    # The close-up begins in row 10, column 48, and shows the three pixels and no more.
-    assert colour(close_up, 30, 12) == colour(close_up, 30, 13) == RED
-    assert colour(close_up, 10, 52) == BLUE
+    # The close-up begins in row 10, column 56, and shows the three pixels and no more.
+    assert colour(close_up, 30, 4) == colour(close_up, 30, 5) == RED
+    assert colour(close_up, 10, 44) == BLUE
     assert ((close_up == RED).all(axis=2).sum(), (close_up == BLUE).all(axis=2).sum()) == (2, 1)
 
 
@@ -91,11 +91,11 @@ def test_one_pixel_of_twelve_million_is_seen() -> None:
     shown = overview(rgb, mask, reference, window)
     assert shown.shape == (315, 420, 3)
     blue = np.argwhere((shown == BLUE).all(axis=2))
-    # 1500 / 3000 of 315 rows is 157.5, 2000 / 4000 of 420 columns is 210; one more on each side.
-    assert blue.min(axis=0).tolist() == [156, 209]
-    assert blue.max(axis=0).tolist() == [158, 211]
-    assert abs(window.top + 32 - 1500) <= 1
-    assert abs(window.left + 32 - 2000) <= 1
+    # 1500 / 3000 of 315 rows is 157.5, 2000 / 4000 of 420 columns is 210; three more on each side.
+    assert blue.min(axis=0).tolist() == [154, 207]
+    assert blue.max(axis=0).tolist() == [160, 213]
+    assert abs(window.top + 24 - 1500) <= 1
+    assert abs(window.left + 24 - 2000) <= 1
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (5, 7), (3, 500)])
@@ -105,11 +105,23 @@ def test_close_up_of_a_small_photo_is_no_larger_than_it(size_hw: tuple[int, int]
     mask[-1, -1] = True
     window = close_up_of(mask, reference)
     height, width = size_hw
-    shown = min(64, width)
+    shown = min(48, width)
     assert (window.top, window.height, window.width) == (0, height, shown)
     assert window.left + shown == width  # at the edge, where the pixel is
     rgb = np.zeros((*size_hw, 3), np.uint8)
     assert colour(overview(rgb, mask, reference, window), -1, -1) == BLUE
+
+
+def test_many_pixels_are_drawn_less_large_than_few() -> None:
+    rgb = np.zeros((100, 100, 3), np.uint8)
+    reference = np.zeros((100, 100), np.bool_)
+    mask = reference.copy()
+    mask[50, :] = True
+    few = overview(rgb, mask, reference, Window(0, 0, 5, 5))
+    mask[51, 50] = True
+    many = overview(rgb, mask, reference, Window(0, 0, 5, 5))
+    assert np.flatnonzero((few[:, 0] == BLUE).all(axis=1)).tolist() == list(range(47, 54))
+    assert np.flatnonzero((many[:, 0] == BLUE).all(axis=1)).tolist() == [49, 50, 51]
 
 
 def test_close_up_is_where_most_pixels_change_sides() -> None:
@@ -117,8 +129,8 @@ def test_close_up_is_where_most_pixels_change_sides() -> None:
     mask = reference.copy()
     mask[10, 10] = True
     mask[150:153, 250] = True
-    # Rows 150 to 152 are in windows from 89 to 136, column 250 in those from 187 to 236 (300 - 64).
-    assert close_up_of(mask, reference) == Window(112, 211, 64, 64)
+    # Rows 150 to 152 are in windows from 105 to 150, column 250 in those from 203 to 250.
+    assert close_up_of(mask, reference) == Window(127, 226, 48, 48)
 
 
 def test_failed_proof_says_first_what_is_wrong(tmp_path: Path) -> None:

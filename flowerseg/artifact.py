@@ -94,6 +94,7 @@ class Limits:
     agreement_iou: float  # of the masks, at least
     iou_drop: float  # against truth, at most
     flipped_share: float = 0.05  # of one photo's pixels, at most
+    largest_difference: float = 1.0  # of probabilities, at most
 
 
 @dataclass(frozen=True)

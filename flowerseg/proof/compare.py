@@ -45,10 +45,15 @@ class Compared:
         return self.agreement.false_positive + self.agreement.false_negative
 
     @property
+    def pixels(self) -> int:
+        """Pixels of the photo."""
+        same = self.agreement.true_positive + self.agreement.true_negative
+        return self.flipped + same
+
+    @property
     def flipped_share(self) -> float:
         """`flipped` over the photo's pixels."""
-        same = self.agreement.true_positive + self.agreement.true_negative
-        return self.flipped / (self.flipped + same)
+        return self.flipped / self.pixels
 
 
 def expect(reference: Segmenter, photos: PhotoSet) -> Iterator[Expected]:

@@ -2,17 +2,25 @@
 
 from flowerseg.artifact import Limits, Precision
 
-# Rounding of a correct export stays inside, faults outside. On a trained MobileNetV3 and photos at
-# their own size FP32 agreed at 1.0000 and FP16 at 0.9998 with PyTorch, INT8 at 0.992; a threshold
-# off by 0.05 gave 0.989, a resize without antialiasing 0.990, BGR for RGB 0.599. Against truth FP16
+# Rounding of a correct export stays inside, faults outside. MobileNetV3 of ten seeds, trained at
+# 96 x 96 and proved on 32 photos of 256 x 256 (bench/results/proof-2026-11-22), gave at worst
+#
+#           agreement   of one photo flipped   probabilities   IoU lost
+#   FP32    1.0000      0.00 %                 0.004           0.0000
+#   FP16    0.9990      0.61 %                 0.016           0.0001
+#   INT8    0.9830      3.6 %                  0.71            0.0016
+#
+# where a threshold off by 0.05 gives 0.954 to 0.989, a resize without antialiasing 0.990, a mask
+# shifted by one pixel of the frame 0.987 to 0.993, BGR for RGB 0.599 to 0.890. Against truth FP16
 # costs nothing in published tables (Cityscapes mIoU of DeepLabV3-R50 in mmdeploy's benchmark: 79.09
 # in PyTorch, 79.12 in TensorRT FP16, 78.96 in INT8): a loss that shows is a fault.
 #
-# The share of one photo's pixels that may change sides is for what a sum over photos hides: one
-# result of another photo, one spoilt place in a batch.
+# Two limits hold for every single photo, because a sum over photos hides one that is wrong: the
+# share of its pixels that change sides, and, where its flower is too small for that, how far its
+# probabilities may move. INT8 moves single probabilities anywhere, so it has no such limit.
 LIMITS: dict[Precision, Limits] = {
-    Precision.FP32: Limits(agreement_iou=0.9995, iou_drop=0.001, flipped_share=0.005),
-    Precision.TF32: Limits(agreement_iou=0.998, iou_drop=0.002, flipped_share=0.01),  # FP16's bits
-    Precision.FP16: Limits(agreement_iou=0.998, iou_drop=0.002, flipped_share=0.01),
-    Precision.INT8: Limits(agreement_iou=0.98, iou_drop=0.01, flipped_share=0.05),
+    Precision.FP32: Limits(0.9995, 0.001, 0.005, largest_difference=0.05),
+    Precision.TF32: Limits(0.998, 0.002, 0.01, largest_difference=0.25),  # FP16's bits
+    Precision.FP16: Limits(0.998, 0.002, 0.01, largest_difference=0.25),
+    Precision.INT8: Limits(0.98, 0.01, 0.05, largest_difference=1.0),
 }

@@ -1,5 +1,6 @@
 """`flowerseg-verify`: proves again, writes the proof, and fails where the masks differ."""
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner, Result
 
-from flowerseg.artifact import Artifact, Limits, open_artifact, rewrite_manifest
+from flowerseg.artifact import Artifact, Limits, Precision, open_artifact, rewrite_manifest
 from flowerseg.cli.verify import proof_text, verify
+from flowerseg.proof import LIMITS
 from flowerseg.proof.command import verify_command
 
 Verify = Callable[..., Result]
@@ -74,19 +76,19 @@ def test_limits_that_are_asked_for_decide_and_are_recorded(run: Verify, model: A
     assert result.exit_code == 0, result.output
     proof = open_artifact(model.path).manifest.proof
     assert proof is not None
-    assert proof.limits == Limits(agreement_iou=0.5, iou_drop=0.9, flipped_share=0.9)
+    assert proof.limits == fp32_limits(0.5, 0.9, 0.9)
 
 
 @pytest.mark.parametrize(
     ("option", "limits", "fault"),
     [
-        ("--min-agreement", Limits(1.0, 0.9, 0.9), "is below 1.0"),
-        ("--max-flipped", Limits(0.1, 0.9, 0.0), "change sides"),
-        ("--max-iou-drop", Limits(0.1, 0.0, 0.9), "IoU against truth drops"),
+        ("--min-agreement", (1.0, 0.9, 0.9), "is below 1.0"),
+        ("--max-flipped", (0.1, 0.9, 0.0), "change sides"),
+        ("--max-iou-drop", (0.1, 0.0, 0.9), "IoU against truth drops"),
     ],
 )
 def test_each_limit_alone_makes_a_proved_file_fail(
-    run: Verify, model: Artifact, option: str, limits: Limits, fault: str
+    run: Verify, model: Artifact, option: str, limits: tuple[float, float, float], fault: str
 ) -> None:
     rewrite_manifest(model, threshold=0.35)
     lenient = {"--min-agreement": 0.1, "--max-iou-drop": 0.9, "--max-flipped": 0.9}
@@ -96,9 +98,18 @@ def test_each_limit_alone_makes_a_proved_file_fail(
     result = run("--limit", "3", *words)
     proof = open_artifact(model.path).manifest.proof
     assert proof is not None
-    assert proof.limits == limits
+    assert proof.limits == fp32_limits(*limits)
     assert result.exit_code == 1
     assert all(fault in found for found in proof.faults)
+
+
+def fp32_limits(agreement_iou: float, iou_drop: float, flipped_share: float) -> Limits:
+    return dataclasses.replace(
+        LIMITS[Precision.FP32],
+        agreement_iou=agreement_iou,
+        iou_drop=iou_drop,
+        flipped_share=flipped_share,
+    )
 
 
 def test_report_junit_and_summary_are_written_where_they_are_asked_for(
@@ -112,7 +123,7 @@ def test_report_junit_and_summary_are_written_where_they_are_asked_for(
     assert sorted(out.iterdir()) == sorted(files.values())
     assert "<em>proved</em>" in files["report"].read_text()
     suite = ET.fromstring(files["junit"].read_bytes())[0]
-    assert (suite.attrib["name"], suite.attrib["tests"]) == (model.path.name, "6")
+    assert (suite.attrib["name"], suite.attrib["tests"]) == (model.path.name, "7")
     command = files["summary"].read_text().split("```")[1].strip()
     assert shlex.split(command)[:2] == ["flowerseg-verify", str(model.path)]
     context = verify.make_context("verify", shlex.split(command)[1:])

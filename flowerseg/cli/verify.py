@@ -177,7 +177,10 @@ def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
         f"{percent(proof.flipped_share)} (at most {percent(limits.flipped_share)})"
     )
     if proof.largest_difference is not None:
-        yield f"probabilities differ by {proof.largest_difference:.3f} at most"
+        yield (
+            f"probabilities differ by up to {proof.largest_difference:.3f} "
+            f"(at most {limits.largest_difference:g})"
+        )
     yield proof.how
     if proof.emulated_agreement_iou is not None:
         yield f"emulated half: agreement IoU {proof.emulated_agreement_iou:.5f}"

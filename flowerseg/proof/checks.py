@@ -65,6 +65,13 @@ def _rows(proof: Proof, limits: Limits) -> Iterator[tuple[str, str, str, str]]:
     )
     share = percent(proof.flipped_share)
     yield "pixels of one photo that change sides", share, most, r"[\d.]+% of the pixels of "
+    if proof.largest_difference is not None:
+        yield (
+            "largest difference of a probability",
+            f"{proof.largest_difference:.3f}",
+            f"at most {limits.largest_difference:g}",
+            "probabilities of ",
+        )
     if any(size > 1 for size in proof.batch_sizes):
         share = percent(proof.place_share)
         yield "the same photo at every place of a batch", share, most, "the same photo at place "

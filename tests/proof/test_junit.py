@@ -23,7 +23,7 @@ FAULTS = (
 PROOF = Proof(
     status="failed",
     how="executed by hand",
-    limits=Limits(0.998, 0.002, 0.01),
+    limits=Limits(0.998, 0.002, 0.01, 0.25),
     photos=6,
     data="flowers/val1 0123456789ab",
     batch_sizes=(1, 8),
@@ -40,14 +40,14 @@ PROOF = Proof(
     pixels=60000,
     flipped_share=0.05,
     place_share=0.0496,
-    largest_difference=0.5,
+    largest_difference=0.125,
     worst=(WorstPhoto("a<b", 8, 0.9, 300), WorstPhoto("c_d", 1, 0.99, 21)),
 )
 
 XML = """\
 <?xml version='1.0' encoding='utf-8'?>
-<testsuites name="flowerseg-verify" tests="6" failures="3" errors="0">
-  <testsuite name="flower.onnx" tests="6" failures="3" errors="0" skipped="0">
+<testsuites name="flowerseg-verify" tests="7" failures="3" errors="0">
+  <testsuite name="flower.onnx" tests="7" failures="3" errors="0" skipped="0">
     <properties>
       <property name="status" value="failed" />
       <property name="how" value="executed by hand" />
@@ -70,6 +70,9 @@ XML = """\
       <failure message="FAULT1" type="ParityError">FAULT1</failure>
       <system-out>5 % (at most 1 %)</system-out>
     </testcase>
+    <testcase classname="flowerseg.proof.flower_onnx" name="largest difference of a probability">
+      <system-out>0.125 (at most 0.25)</system-out>
+    </testcase>
     <testcase classname="flowerseg.proof.flower_onnx" \
 name="the same photo at every place of a batch">
       <failure message="FAULT2" type="ParityError">FAULT2</failure>
@@ -90,6 +93,7 @@ MARKDOWN = r"""### flower.onnx: **FAILED** on 6 photos of flowers/val1 012345678
 | agreement with PyTorch FP32, batch 8 | IoU 0.99000 | at least 0.998 | FAILED |
 | IoU against truth | 0.97060, PyTorch 0.97100 | may drop by 0.002 | ok |
 | pixels of one photo that change sides | 5 % | at most 1 % | FAILED |
+| largest difference of a probability | 0.125 | at most 0.25 | ok |
 | the same photo at every place of a batch | 5 % | at most 1 % | FAILED |
 | half precision, emulated | IoU 0.99950 | at least 0.998 | ok |
 
@@ -185,7 +189,7 @@ def test_fault_of_an_unknown_kind_is_a_failed_case_of_its_own() -> None:
     assert not any(check.faults for check in known)
     assert (last.name, last.faults) == ("anything else", ("the moon is full",))
     root = ET.fromstring(junit_from_proof(strange, "flower.onnx"))
-    assert (root.attrib["tests"], root.attrib["failures"]) == ("7", "1")
+    assert (root.attrib["tests"], root.attrib["failures"]) == ("8", "1")
 
 
 def test_every_fault_that_the_proof_words_has_its_check() -> None:
@@ -195,9 +199,9 @@ def test_every_fault_that_the_proof_words_has_its_check() -> None:
     good = Compared("a b at batch 8 is below", right, right, right, 0.0)
     full = np.ones((10, 10), np.bool_)
     frame = np.zeros((10, 10, 3), np.uint8)
-    expected = Expected(bad.name, frame, full.astype(np.uint8), frame[..., 0], full, ~full)
+    expected = Expected(bad.name, frame, full.astype(np.uint8), frame[..., 0], full, full)
     parity = Parity({1: [bad], 8: [bad]}, [(8, 0, good), (8, 1, bad)], [])
-    limits = Limits(0.998, 0.002, 0.01)
+    limits = Limits(0.998, 0.002, 0.01, 0.25)
     own = faults_of(parity, [expected], limits)
     faults = (*own, *(f"emulated half: {fault}" for fault in own))
     checks = checks_of(dataclasses.replace(PROOF, faults=faults))
@@ -206,8 +210,9 @@ def test_every_fault_that_the_proof_words_has_its_check() -> None:
         ("agreement with PyTorch FP32, batch 8", 1),
         ("IoU against truth", 1),
         ("pixels of one photo that change sides", 2),
+        ("largest difference of a probability", 2),
         ("the same photo at every place of a batch", 1),
-        ("half precision, emulated", 6),
+        ("half precision, emulated", 8),
     ]
 
 

@@ -22,8 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 TARGETS = ["onnx", "tensorrt", "tensorrt-rtx", "pt2", "checkpoint"]
 # What --rebuild takes from the engine's manifest, and so nobody may say again.
 _FROM_MANIFEST = (
-    "out", "target", "fp16", "int8", "tf32", "keep_fp32", "calibration", "batch", "workspace",
-    "optimisation_level", "hardware_compatible", "version_compatible", "refittable",
+    "out", "target", "fp16", "int8", "tf32", "keep_fp32", "repair", "calibration", "batch",
+    "workspace", "optimisation_level", "hardware_compatible", "version_compatible", "refittable",
     "compute_capability",
 )  # fmt: skip
 
@@ -87,6 +87,11 @@ def engine_options(command: F) -> F:
     help="Leave a module out of --fp16 or --int8, by its name or a glob. Repeatable.",
 )
 @click.option(
+    "--repair",
+    is_flag=True,
+    help="With --fp16: keep in FP32 the least set of modules that passes on --data.",
+)
+@click.option(
     "--calibration",
     type=click.Choice(["minmax", "percentile"]),
     default="minmax",
@@ -148,7 +153,12 @@ def export(
         _refuse_unprovable(config, unproven=unproven)
     console = stderr_console()
     with proof_progress() as on_batch, build_progress() as on_progress:
-        listener = Listener(lambda stage: console.print(f"{stage} …"), on_progress, on_batch)
+        listener = Listener(
+            lambda stage: console.print(f"{stage} …"),
+            on_progress,
+            on_batch,
+            lambda repaired: click.echo(repaired, err=as_json),
+        )
         written = export_model(config, listener)
     if as_json:
         click.echo(written[-1].manifest.to_json(), nl=False)
@@ -180,6 +190,7 @@ def _config(asked: dict[str, Any]) -> "ExportConfig":
             batch=_batch(asked["batch"]),
             build=_engine_build(asked),
             keep_fp32=asked["keep_fp32"],
+            repair=asked["repair"],
             calibration=Calibration(asked["calibration"]),
         )
     except ValueError as error:

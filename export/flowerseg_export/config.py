@@ -33,6 +33,7 @@ class ExportConfig:
     batch: Batch = field(default_factory=Batch)
     build: EngineBuild = field(default_factory=EngineBuild)
     keep_fp32: tuple[str, ...] = ()  # globs of modules that FP16 and INT8 leave alone
+    repair: bool = False  # add to keep_fp32 what FP16 needs to pass its proof
     calibration: Calibration = Calibration.MINMAX
     reference: Path | None = None  # the checkpoint to prove against, where `source` is not it
     data: Path | None = None  # labelled photos for the proof, and for INT8's calibration
@@ -51,6 +52,12 @@ class ExportConfig:
             raise ValueError("TF32 is a mode of TensorRT's matrix units: --to tensorrt")
         if self.keep_fp32 and self.precision not in (Precision.FP16, Precision.INT8):
             raise ValueError("--keep-fp32 leaves modules out of --fp16 or --int8")
+        if self.repair and (self.precision is not Precision.FP16 or self.data is None):
+            raise ValueError(
+                "--repair finds on photos what half gets wrong: give --fp16 and --data"
+            )
+        if self.repair and self.target is Kind.CHECKPOINT:
+            raise ValueError("--repair is for what computes in half; a checkpoint only stores it")
         if self.build.compute_capabilities and self.target is not Kind.TENSORRT_RTX:
             raise ValueError("--compute-capability is for TensorRT-RTX, which builds for any GPU")
         if self.build.version_compatible and self.target is not Kind.TENSORRT:

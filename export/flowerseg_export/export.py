@@ -39,6 +39,7 @@ from flowerseg_export.engine import OnProgress, built_for, engine_from_onnx
 from flowerseg_export.graph import onnx_from_network, set_metadata
 from flowerseg_export.int8 import Flavour, int8_from_onnx
 from flowerseg_export.pt2 import write_pt2
+from flowerseg_export.repair import Repaired, repair
 
 CALIBRATION_PHOTOS = 48
 
@@ -53,6 +54,7 @@ class Listener:
     on_stage: OnStage = lambda _: None
     on_progress: OnProgress = lambda *_: None  # of the engine's builder
     on_batch: OnBatch = lambda *_: None  # of the proof
+    on_repaired: Callable[[Repaired], None] = lambda _: None
 
 
 def export_model(config: ExportConfig, listener: Listener | None = None) -> list[Artifact]:
@@ -73,6 +75,7 @@ def export_model(config: ExportConfig, listener: Listener | None = None) -> list
     photos = _photos(config, source)
     _refuse_existing(config, source)
     require_writable(config.out.parent)
+    config = _repaired(config, source, photos, told)
     written = _write_chain(config, source, told)
     told.on_stage("proving")
     return [_proved(a, reference, photos, config, told.on_batch) for a in written]
@@ -102,6 +105,20 @@ def _photos(config: ExportConfig, source: Artifact) -> PhotoSet | None:
     if config.data is None:
         return None
     return open_photos(config.data, config.split, source.manifest.rules).limited(config.limit)
+
+
+def _repaired(
+    config: ExportConfig, source: Artifact, photos: PhotoSet | None, told: Listener
+) -> ExportConfig:
+    """The config that names the modules which `--repair` keeps in FP32."""
+    if not config.repair or photos is None:
+        return config
+    if source.manifest.kind is not Kind.CHECKPOINT:
+        raise ExportError(f"{source.path}: --repair starts from a checkpoint (.pt).")
+    told.on_stage("looking for modules that have to stay in FP32")
+    found = repair(source, photos, keep_fp32=config.keep_fp32, device=config.device)
+    told.on_repaired(found)
+    return dataclasses.replace(config, keep_fp32=found.keep_fp32, repair=False)
 
 
 def _write_chain(config: ExportConfig, source: Artifact, told: Listener) -> list[Artifact]:

@@ -24,6 +24,8 @@ from flowerseg_bench.tables import (
     doubts_in_brief,
     doubts_list,
     headline,
+    limits_in_brief,
+    limits_table,
     missing_ratios,
     models_table,
     startup_table,
@@ -46,6 +48,8 @@ def terminal(results: Results, width: int) -> RenderableType:
     for boundary in TITLES:
         parts.append(_rich(boundary_table(results, boundary), results, width))
         parts += [Text(f"{MARK} {doubt}", "dim") for doubt in doubts_in_brief(results, boundary)]
+        if boundary is Boundary.ENGINE:
+            parts += [Text(line, "dim") for line in limits_in_brief(results)]
         parts.append(Text())
     parts += [Text(f"{note}.".replace("..", ".")) for note in _notes(results)]
     if best := headline(results):
@@ -67,7 +71,12 @@ def markdown(results: Results) -> str:
     if results.comparison:
         lines += [*_markdown(comparison_table(results.comparison)), ""]
         lines += [f"- {line}" for line in comparison_in_brief(results.comparison)] + [""]
-    for table in (startup_table(results), models_table(results), conditions_table(results)):
+    for table in (
+        limits_table(results),
+        startup_table(results),
+        models_table(results),
+        conditions_table(results),
+    ):
         lines += [*_markdown(table), ""]
     lines.append("Every number is defined in bench/README.md; raw samples are in results.json.")
     return "\n".join(lines) + "\n"
@@ -96,6 +105,7 @@ def html(results: Results) -> str:
         stages_plot=plots.stages_plot(results),
         quality_plot=plots.quality_plot(results),
         comparison=_comparison(results),
+        limits=limits_table(results),
         startup=startup_table(results),
         models=models_table(results),
         conditions=conditions_table(results),

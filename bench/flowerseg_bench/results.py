@@ -63,6 +63,7 @@ class Row:
     opened_note: str
     first_run_ms: float  # batch 1, upload to download, straight after opening
     quality: Quality
+    multiply_adds: int | None = None  # of one photo; None: not counted
 
     @property
     def is_null(self) -> bool:
@@ -104,6 +105,7 @@ class Measurement:
     ratio_note: str  # why there is none
     doubts: tuple[str, ...]
     rounds: tuple[Round, ...]
+    share_of_limit: float | None = None  # of the matrix rate; throughput of the engine only
 
     @property
     def what(self) -> str:
@@ -151,6 +153,16 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What a device does at most: the fastest of several repetitions, in the same run."""
+
+    device: str
+    matrix_gflop_per_s: dict[str, float]  # by the type computed in
+    copy_gb_per_s: float  # within its memory, bytes read and written
+    upload_gb_per_s: float | None  # from pinned host memory; None: the CPU
+
+
+@dataclass(frozen=True)
 class Settings:
     """How it was measured."""
 
@@ -172,6 +184,7 @@ class Results:
     rows: tuple[Row, ...]
     measurements: tuple[Measurement, ...]
     notes: tuple[str, ...]
+    limits: tuple[Limit, ...] = ()
     comparison: Comparison | None = None  # with `--against`
     schema: int = SCHEMA
 

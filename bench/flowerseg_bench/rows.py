@@ -14,6 +14,7 @@ from flowerseg.backends.null import NullBackend
 from flowerseg.errors import BackendUnavailable, FlowersegError
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
+from flowerseg_bench.macs import multiply_adds_of
 from flowerseg_bench.results import Quality, Row
 from flowerseg_bench.timing import Clock, timed
 
@@ -147,6 +148,12 @@ def with_first_run(opened: OpenRow, frame: Rgb, clock: Clock) -> OpenRow:
     images = np.stack([frame])
     (first_s,) = timed(clock, lambda: run(opened.backend, images))
     return replace(opened, row=replace(opened.row, first_run_ms=round(1e3 * first_s, 4)))
+
+
+def with_multiply_adds(opened: OpenRow, frame: Rgb) -> OpenRow:
+    """Count what one photo takes, with no clock running."""
+    counted = multiply_adds_of(opened.row, opened.backend, frame)
+    return replace(opened, row=replace(opened.row, multiply_adds=counted))
 
 
 def proof_state(manifest: Manifest) -> str:

@@ -15,11 +15,19 @@ from flowerseg_bench.boundaries import STAGES, Boundary, engine_step, file_step,
 from flowerseg_bench.conditions import conditions_here
 from flowerseg_bench.doubts import doubts_of, machine_doubts
 from flowerseg_bench.jobs import FolderJob, Job, StepJob, Turn, interleaved, wall_ms_of
+from flowerseg_bench.limits import limits_of, with_shares
 from flowerseg_bench.photos import Photos, batches_of, frames_from_files, open_bench_photos
 from flowerseg_bench.quality import Reference, judge, masks_of
 from flowerseg_bench.ratios import with_ratios
 from flowerseg_bench.results import Measurement, Results, Round, Scenario, Settings
-from flowerseg_bench.rows import OpenRow, null_row, open_rows, wanted_rows, with_first_run
+from flowerseg_bench.rows import (
+    OpenRow,
+    null_row,
+    open_rows,
+    wanted_rows,
+    with_first_run,
+    with_multiply_adds,
+)
 from flowerseg_bench.stats import latency, throughput
 from flowerseg_bench.timing import Budget, Clock, WarmUp, WarmUpRule, resolution_s, wall_clock
 
@@ -53,6 +61,11 @@ class Plan:
     def budget(self) -> Budget:
         """One round of one row: at least ten runs over all rounds."""
         return Budget(for_s=self.seconds / self.rounds, at_least=-(-10 // self.rounds))
+
+    @property
+    def limits_budget(self) -> Budget:
+        """Half a second for each limit of a device, less in runs that are short anyway."""
+        return Budget(for_s=min(0.5, self.seconds / 5))
 
     @property
     def warm_up_rule(self) -> WarmUpRule:
@@ -96,6 +109,8 @@ def run_suite(
     photos = open_bench_photos(plan.photos, plan.data, plan.split, rules, out)
     with _opened(plan, photos, clock) as (rows, frames, notes):
         bench = _Bench(plan, photos, frames, work, clock, conditions.timer_resolution_ns)
+        infos = [opened.row for opened in rows]
+        limits = limits_of(infos, plan.limits_budget, clock)
         measurements: list[Measurement] = []
         cells = cells_of(plan.batches)
         for done, cell in enumerate(cells):
@@ -116,9 +131,10 @@ def run_suite(
         conditions=conditions,
         settings=settings,
         baseline=baseline_of(rows),
-        rows=tuple(opened.row for opened in rows),
-        measurements=tuple(measurements),
+        rows=tuple(infos),
+        measurements=tuple(with_shares(measurements, infos, limits)),
         notes=tuple(dict.fromkeys(notes)),
+        limits=limits,
     )
 
 
@@ -231,6 +247,7 @@ def _opened(
         for opened in rows:
             stack.callback(opened.backend.close)
         rows = [with_first_run(o, frames[o.row.preprocess][0], clock) for o in rows]
+        rows = [with_multiply_adds(o, frames[o.row.preprocess][0]) for o in rows]
         reference = _reference(plan, photos, rows)
         rows = [o.with_quality(judge(o.segmenter, photos, reference)) for o in rows]
         rows.append(null_row(rows[baseline_of(rows)].row.preprocess))

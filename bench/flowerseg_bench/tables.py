@@ -51,6 +51,8 @@ def boundary_table(results: Results, boundary: Boundary) -> Table:
             Column(f"photos/s, batch {batch}"),
             Column("times faster", is_brief=batch == max(batches)),
         ]
+        if boundary is Boundary.ENGINE:
+            columns.append(Column("of the limit", is_brief=False))
     columns += [
         Column(title, is_brief=False)
         for title in ("p90 ms", "p95 ms", "p99 ms", "min ms", "max ms", "CV", "n")
@@ -100,11 +102,42 @@ def models_table(results: Results) -> Table:
             "{} × {}".format(*row.size_hw),
             f"{row.runtime} {row.version}",
             row.device,
+            "not counted" if row.multiply_adds is None else f"{number(row.multiply_adds / 1e9)} G",
         )
         for row in results.rows
         if not row.is_null
     ]
-    return Table("Models", tuple(Column(title, is_number=False) for title in titles), tuple(rows))
+    columns = [Column(title, is_number=False) for title in titles]
+    return Table("Models", (*columns, Column("multiply-adds")), tuple(rows))
+
+
+def limits_table(results: Results) -> Table:
+    """What the devices do at most."""
+    rows = []
+    for limit in results.limits:
+        rates = {f"matrix product, {t}": g for t, g in limit.matrix_gflop_per_s.items()}
+        rows += [(limit.device, what, f"{number(rate)} GFLOP/s") for what, rate in rates.items()]
+        rows.append((limit.device, "copy in memory", f"{number(limit.copy_gb_per_s)} GB/s"))
+        if limit.upload_gb_per_s is not None:
+            rows.append((limit.device, "upload", f"{number(limit.upload_gb_per_s)} GB/s"))
+    columns = (Column("device", is_number=False), Column("", is_number=False), Column("at most"))
+    return Table("The limit", columns, tuple(rows))
+
+
+def limits_in_brief(results: Results) -> list[str]:
+    """Each row's share of its device's matrix rate at the largest batch, in a line."""
+    largest = max(results.settings.batches)
+    shares = [
+        f"{row.name} {percent(item.share_of_limit)}"
+        for index, row in enumerate(results.rows)
+        if (item := results.find(index, Boundary.ENGINE, Scenario.THROUGHPUT, largest))
+        and item.share_of_limit is not None
+    ]
+    rates = [f"{device} {what} {rate}" for device, what, rate in limits_table(results).rows]
+    told = [f"At most: {'; '.join(rates)}"] if rates else []
+    return told + (
+        [f"Of the matrix product, batch {largest}: {'; '.join(shares)}"] if shares else []
+    )
 
 
 def conditions_table(results: Results) -> Table:
@@ -200,6 +233,11 @@ def share(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.4f}"
 
 
+def percent(value: float | None) -> str:
+    """A share of a limit."""
+    return "-" if value is None else f"{value:.1%}"
+
+
 def times(found: Ratio | None) -> str:
     """A ratio with its spread over the rounds."""
     return "-" if found is None else f"{found.times:.2f} ({found.low:.2f}–{found.high:.2f})"
@@ -215,6 +253,8 @@ def _boundary_row(results: Results, boundary: Boundary, index: int) -> tuple[str
         speed = item.throughput if item else None
         cells.append(f"{number(speed.images_per_s)}{_mark(item)}" if speed else "-")
         cells.append(_times_cell(results, item))
+        if boundary is Boundary.ENGINE:
+            cells.append(percent(item.share_of_limit if item else None))
     return (*cells, *_spread_cells(single))
 
 

@@ -149,6 +149,17 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class SelfTest:
+    """A painted photo and what the reference makes of it; see `flowerseg.selftest`.
+
+    Both are in base64, so that a manifest holds each in one line.
+    """
+
+    photo: str  # JPEG
+    foreground: str  # grey PNG (H, W) of the reference's probability map
+
+
+@dataclass(frozen=True)
 class BuiltFor:
     """The only GPU family and system that a compiled file runs on."""
 
@@ -191,6 +202,7 @@ class Manifest:
     rebuild: str = ""
     created: str = ""
     schema: int = SCHEMA
+    selftest: SelfTest | None = None  # None: a model older than it, or one that no photo moves
 
     @property
     def rules(self) -> FolderRules:

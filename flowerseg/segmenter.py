@@ -12,6 +12,7 @@ from flowerseg.artifact import Artifact, open_artifact, require_proof
 from flowerseg.backends import Backend, BackendInfo, open_backend, run
 from flowerseg.masks import foreground_at, mask_from_foreground
 from flowerseg.preprocess import Preprocess, frame_from_photo
+from flowerseg.selftest import require_same_map
 
 
 class Segmenter:
@@ -43,6 +44,7 @@ class Segmenter:
         runtime: str = "auto",
         threshold: float | None = None,
         allow_unproven: bool = False,
+        is_tested: bool = True,
     ) -> Self:
         """Open a model file (.pt, .onnx, .engine, .pt2) with its manifest beside it.
 
@@ -52,15 +54,22 @@ class Segmenter:
             runtime: `auto`, or one of `backends.RUNTIMES` for the file's kind.
             threshold: probability from which a pixel is flower; None takes the model's.
             allow_unproven: open a file whose proof failed or was never run.
+            is_tested: run the self-test in the manifest; the proof does not, for it finds out more.
 
         Raises:
-            ArtifactError: missing, changed, unproven or foreign file.
+            ArtifactError: missing, changed, unproven or foreign file; or its self-test differs.
             BackendUnavailable: runtime or device missing. Nothing falls back in silence.
         """
         artifact = open_artifact(Path(model))
         require_proof(artifact, allow_unproven=allow_unproven)
         backend = open_backend(artifact, device, runtime)
         manifest = artifact.manifest
+        if is_tested:
+            try:
+                require_same_map(artifact, backend)
+            except BaseException:
+                backend.close()
+                raise
         chosen = manifest.threshold if threshold is None else threshold
         return cls(backend, manifest.preprocess, chosen, artifact)
 

@@ -33,6 +33,7 @@ from flowerseg.model import FlowerNet, specialised
 from flowerseg.preprocess import frame_from_photo
 from flowerseg.proof import OnBatch, prove
 from flowerseg.proof.command import verify_command
+from flowerseg.proof.painted import with_selftest
 from flowerseg.proof.report import write_due_report
 from flowerseg_export.config import ENGINES, ExportConfig, rebuild_command
 from flowerseg_export.engine import OnProgress, built_for, engine_from_onnx
@@ -76,6 +77,7 @@ def export_model(config: ExportConfig, listener: Listener | None = None) -> list
     _refuse_existing(config, source)
     require_writable(config.out.parent)
     config = _repaired(config, source, photos, told)
+    source = with_selftest(source)
     written = _write_chain(config, source, told)
     told.on_stage("proving")
     return [_proved(a, reference, photos, config, told.on_batch) for a in written]
@@ -228,6 +230,7 @@ def _manifest(config: ExportConfig, source: Artifact, kind: Kind) -> Manifest:
         threshold=source.manifest.threshold,
         parents=(as_parent(source),),
         data=source.manifest.data,
+        selftest=source.manifest.selftest,
         rebuild=rebuild_command(config),
     )
 

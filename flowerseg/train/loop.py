@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from flowerseg.arrays import Foreground
-from flowerseg.artifact import Data, Kind, Manifest, Precision, versions_here
+from flowerseg.artifact import Data, Kind, Manifest, Precision, rewrite_manifest, versions_here
 from flowerseg.backends.device import device_name, resolve_device
 from flowerseg.backends.pytorch import PyTorchBackend
 from flowerseg.checkpoint import load_checkpoint
@@ -20,6 +20,7 @@ from flowerseg.evaluate import count_foregrounds, count_labelled, segment_labell
 from flowerseg.labelled import PhotoSet
 from flowerseg.metrics import Counts, scores
 from flowerseg.model import FlowerNet, foreground_from_logits
+from flowerseg.proof.painted import selftest_from_reference
 from flowerseg.segmenter import Segmenter
 from flowerseg.train.amp import resolve_amp
 from flowerseg.train.config import Fault, TrainConfig, rebuild_command
@@ -262,7 +263,11 @@ class _Session:
     def _finish(self, splits: _Splits) -> TrainReport:
         config, progress = self._config, self._progress
         self._processes.wait()  # until the first one has written the best
-        _, best = load_checkpoint(config.out / BEST)
+        artifact, best = load_checkpoint(config.out / BEST)
+        self._processes.wait()  # until all have read it
+        if self._processes.is_first:
+            segmenter = _segmenter(best, config, self._device)
+            rewrite_manifest(artifact, selftest=selftest_from_reference(segmenter))
         scored = [
             scored_split("validation (chose the checkpoint)", splits.val, progress.best_counts)
         ]

@@ -1,0 +1,1 @@
+"""Whether the proof passes correct exports: `python -m` this package."""

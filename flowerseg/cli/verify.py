@@ -52,6 +52,11 @@ _COLUMNS = 100  # of the text
 )
 @click.option("--junit", type=_FILE, help="Write the proof as JUnit XML, for CI.")
 @click.option("--summary", type=_FILE, help="Write the proof as Markdown, for a pull request.")
+@click.option(
+    "--locate",
+    is_flag=True,
+    help="Where the proof fails, name the first module whose output departs.",
+)
 @device_option
 @runtime_option
 @json_option
@@ -83,6 +88,8 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
     proved = rewrite_manifest(artifact, proof=evidence.proof)
     print_result(evidence.proof, proof_text(proved), as_json=as_json)
     _write_files(proved, evidence, photos, asked)
+    if asked["locate"] and evidence.proof.status == "failed":
+        _locate_fault(proved, source, photos, as_json=as_json)
     _fail_if_failed(proved, asked["report"])
 
 
@@ -121,6 +128,15 @@ def _write_files(
         write_report(asked["report"], evidence, artifact, photos, command)
     else:
         write_due_report(evidence, artifact, photos, command)
+
+
+def _locate_fault(
+    artifact: "Artifact", reference: "Artifact", photos: "PhotoSet", *, as_json: bool
+) -> None:
+    from flowerseg.proof.locate import locate
+
+    stderr_console().print("looking for the fault, module by module …")
+    click.echo(locate(artifact, reference, photos).to_text(), err=as_json)
 
 
 def _fail_if_failed(artifact: "Artifact", report: Path | None) -> None:

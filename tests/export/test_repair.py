@@ -109,6 +109,7 @@ def loud(small_network: FlowerNet, reference: Artifact, tmp_path: Path) -> Artif
     return save_checkpoint(tmp_path / "loud.pt", network, reference.manifest)
 
 
+@pytest.mark.slow
 def test_two_overflows_are_repaired_by_their_two_blocks_and_the_export_is_proved(
     loud: Artifact, painted: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +135,7 @@ def test_network_that_passes_in_half_needs_no_repair(reference: Artifact, photos
     assert str(found) == "repair: nothing to do, all modules pass in half"
 
 
+@pytest.mark.slow
 def test_what_is_kept_anyway_is_not_searched_for_and_weights_cost_two_bytes_each(
     loud: Artifact, photos: PhotoSet
 ) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from onnx import helper, numpy_helper
 from torch import Tensor
 
+from flowerseg.arrays import Images
 from flowerseg.artifact import (
     Artifact,
     Kind,
@@ -26,8 +27,18 @@ from flowerseg.checkpoint import save_checkpoint
 from flowerseg.cli.verify import verify
 from flowerseg.data import PhotoSet
 from flowerseg.errors import ArtifactError
+from flowerseg.half import emulated_half_from_network
 from flowerseg.model import Architecture, FlowerNet, specialised
-from flowerseg.proof.layers import INPUT, OUTPUT, Call, Layer, calls_of, relative_error
+from flowerseg.proof.layers import (
+    INPUT,
+    OUTPUT,
+    Call,
+    Layer,
+    calls_of,
+    compare_layers,
+    relative_error,
+    values_of_network,
+)
 from flowerseg.proof.locate import OWN_ERROR, Search, first_departure, locate, spots_in
 from flowerseg_export.config import ExportConfig
 from flowerseg_export.export import export_model
@@ -218,6 +229,23 @@ def test_overflow_that_the_cpu_hides_is_located_in_emulated_half(
     assert line.startswith("fault: backbone.3.block.0.0 gives values that are not finite; before")
     assert header.split() == ["own", "total", "module"]
     assert [row.split()[-1] for row in rows if row.startswith(">")] == ["backbone.3.block.0.0"]
+
+
+def test_weights_too_small_for_half_are_named_although_all_is_finite(
+    small_network: FlowerNet, frames: Images
+) -> None:
+    faint = specialised(small_network, (64, 64))
+    convolution, batchnorm = faint.backbone["5"].block[1][0], faint.backbone["5"].block[1][1]
+    with torch.no_grad():
+        convolution.weight *= 2.0**-24  # half ends there; the BatchNorm makes up for it
+        batchnorm.running_mean *= 2.0**-24
+        batchnorm.running_var.add_(batchnorm.eps).mul_(2.0**-48)
+        batchnorm.eps = 0.0
+    half = emulated_half_from_network(faint, lets_overflow=True)
+    layers = compare_layers(faint, frames[0], values_of_network(half, frames[0]))
+    found = first_departure(layers, OWN_ERROR[Precision.FP16])
+    assert found is not None
+    assert (found.module, found.kind) == ("backbone.5.block.1.0", "departs")
 
 
 def test_photo_that_was_worst_in_the_proof_is_looked_at_first(

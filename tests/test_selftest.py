@@ -15,6 +15,7 @@ from flowerseg.arrays import Rgb, SizeHW
 from flowerseg.artifact import (
     Artifact,
     Kind,
+    Limits,
     Manifest,
     Precision,
     SelfTest,
@@ -27,10 +28,12 @@ from flowerseg.backends.null import NullBackend
 from flowerseg.errors import ArtifactError
 from flowerseg.images import decode_rgb, encode_jpeg, encode_png
 from flowerseg.preprocess import Preprocess
+from flowerseg.proof import LIMITS
 from flowerseg.proof.painted import painted_jpeg, selftest_from_reference, with_selftest
 from flowerseg.segmenter import Segmenter
 from flowerseg.selftest import TOLERANCES, Difference, difference, require_same_map
 from flowerseg.shipped import shipped_model
+from flowerseg_export import export as export_module
 from flowerseg_export.config import ExportConfig
 from flowerseg_export.export import export_model
 
@@ -232,3 +235,29 @@ def test_backend_is_closed_where_the_self_test_differs(
     with pytest.raises(ArtifactError, match="the self-test differs"):
         Segmenter.open(copied(shipped_model()), device="cpu")
     assert closed == [True]
+
+
+@pytest.mark.slow
+def test_proved_int8_file_is_held_to_its_own_map(
+    checkpoint: Path, painted: Path, tmp_path: Path
+) -> None:
+    """INT8 moves the map of a network this small by more than a limit for all could allow."""
+    config = ExportConfig(
+        checkpoint,
+        tmp_path / "int8.onnx",
+        precision=Precision.INT8,
+        data=painted,
+        limit=2,
+        device="cpu",
+    )
+    with_one = with_selftest(open_artifact(checkpoint))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_module, "with_selftest", lambda _: with_one)
+        patch.setitem(LIMITS, Precision.INT8, Limits(0.0, 1.0, 1.0, largest_difference=1.0))
+        (artifact,) = export_module.export_model(config)
+    assert with_one.manifest.selftest is not None
+    assert artifact.manifest.selftest is not None
+    assert artifact.manifest.selftest.photo == with_one.manifest.selftest.photo
+    assert artifact.manifest.selftest.foreground != with_one.manifest.selftest.foreground
+    with Segmenter.open(artifact.path, device="cpu") as segmenter:
+        assert segmenter.info.precision == "int8"

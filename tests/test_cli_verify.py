@@ -103,6 +103,15 @@ def test_each_limit_alone_makes_a_proved_file_fail(
     assert all(fault in found for found in proof.faults)
 
 
+def test_limit_on_probabilities_is_set_like_the_others(run: Verify, model: Artifact) -> None:
+    result = run("--limit", "3", "--max-difference", "0")
+    proof = open_artifact(model.path).manifest.proof
+    assert proof is not None
+    assert proof.limits == dataclasses.replace(LIMITS[Precision.FP32], largest_difference=0.0)
+    assert proof.largest_difference is not None
+    assert result.exit_code == (1 if proof.largest_difference else 0)
+
+
 def fp32_limits(agreement_iou: float, iou_drop: float, flipped_share: float) -> Limits:
     return dataclasses.replace(
         LIMITS[Precision.FP32],

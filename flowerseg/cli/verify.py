@@ -45,6 +45,7 @@ _COLUMNS = 100  # of the text
 @click.option("--min-agreement", type=_SHARE, help="Agreement IoU at least. Default: by precision.")
 @click.option("--max-iou-drop", type=_SHARE, help="Loss of IoU against truth at most. Likewise.")
 @click.option("--max-flipped", type=_SHARE, help="Share of a photo's pixels at most. Likewise.")
+@click.option("--max-difference", type=_SHARE, help="Of a probability, at most. Likewise.")
 @click.option(
     "--report",
     type=_FILE,

@@ -9,6 +9,7 @@ LIMIT_FIELDS = {
     "min_agreement": "agreement_iou",
     "max_iou_drop": "iou_drop",
     "max_flipped": "flipped_share",
+    "max_difference": "largest_difference",
 }
 """Options of flowerseg-verify, and the fields of `Limits` that they set."""
 

@@ -246,6 +246,8 @@ def test_ctrl_c_cancels_the_build(fp32_onnx: Artifact) -> None:
         from flowerseg.artifact import Batch, Kind
         from flowerseg_export.engine import engine_from_onnx
 
+        # Started in the background, a process inherits that SIGINT is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         steps = []
 
         def interrupt(phase, done, count):

@@ -28,7 +28,7 @@ demo: $(READY)
 	$(BIN)/flowerseg-demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .

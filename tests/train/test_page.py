@@ -46,7 +46,7 @@ def test_the_next_commands_are_ones_that_the_programs_take() -> None:
     found["config"]["data"] = "my flowers"
     exporting, predicting = next_steps(found)
     taken = parsed(export, exporting)
-    assert taken["checkpoint"] == Path("my runs/a/best.pt")
+    assert taken["source"] == Path("my runs/a/best.pt")
     assert taken["data"] == Path("my flowers")
     assert taken["out"] == Path("my runs/a/fp16.onnx")
     assert str(taken["out"]) in shlex.split(predicting)

@@ -1,5 +1,10 @@
-"""Photos and masks in and out of files, and resized: the only module that knows OpenCV."""
+"""Photos and masks in and out of files, and resized: the only module that knows OpenCV.
 
+The reading rests on OpenCV 5, which refuses an image that is cut off, whatever its format, and
+turns every format as its EXIF block says; OpenCV 4 fills what is missing with grey.
+"""
+
+import stat
 from pathlib import Path
 
 import cv2
@@ -9,29 +14,58 @@ from cv2.utils import logging as cv2_logging
 from flowerseg.arrays import Labels, Mask, Rgb, SizeHW
 from flowerseg.errors import ImageError
 from flowerseg.files import write_bytes
+from flowerseg.imageheader import FORMATS, stored_size_hw, with_tiff_colours_kept
 
 # What a file is decides its first bytes, not its name; the name only says which files to look at.
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+
+# More than any camera takes (a telephone's 200 megapixels, 16,320 x 12,240), less than a bomb: a
+# photo of 12 bytes a pixel, the most that its decoder holds at once, stays below 3 GiB.
+MAX_PIXELS = 1 << 28
+MOST_MAX_PIXELS = 1 << 30  # OpenCV 5.0 decodes no more
+
+_MOST_BYTES = (1 << 31) - 1  # OpenCV 5.0 counts them in 32 bits
 
 # A decoder's complaint reaches the user as an ImageError that names the file, once.
 cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_SILENT)
 
 
-def read_rgb(path: Path) -> Rgb:
+def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Rgb:
     """Read a photo as people see it: EXIF orientation applied, 8 bits, RGB.
 
-    Grey photos get three equal channels, 16-bit ones are scaled to 8, transparency is dropped.
+    Grey photos get three equal channels, CMYK ones are converted without a profile, 16-bit samples
+    are scaled to 8, transparency is dropped, of several pages or frames the first is taken.
+
+    A photo whose bytes were changed is refused only where its format can tell: PNG has checksums,
+    the others none that is looked at.
 
     Raises:
-        ImageError: the file cannot be read, is no image, or is cut off.
+        ImageError: the file cannot be read, is no image, is cut off, or larger than `max_pixels`.
     """
-    return decode_rgb(_read_bytes(path), str(path))
+    return decode_rgb(photo_bytes(path), str(path), max_pixels)
 
 
-def decode_rgb(data: bytes, name: str) -> Rgb:
+def photo_bytes(path: Path) -> bytes:
+    """The bytes of a photo's file, for `decode_rgb`.
+
+    Raises:
+        ImageError: it cannot be read, is no regular file, or is too large for an image.
+    """
+    try:
+        status = path.stat()
+        # A pipe would be waited for, and a device may have no end.
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{path}: cannot be read: a folder, pipe or device, not a file.")
+        if status.st_size > _MOST_BYTES:
+            raise ImageError(f"{path}: {status.st_size} bytes, and an image has 2 GiB at most.")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}.") from error
+
+
+def decode_rgb(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Rgb:
     """Decode the bytes of a photo; `name` stands in error messages. See `read_rgb`."""
-    _refuse_truncated_jpeg(data, name)
-    return _decode(data, cv2.IMREAD_COLOR_RGB, name)
+    return _decode(data, cv2.IMREAD_COLOR_RGB, name, max_pixels)
 
 
 def decode_rgb_reduced(data: bytes, name: str) -> Rgb:
@@ -40,9 +74,9 @@ def decode_rgb_reduced(data: bytes, name: str) -> Rgb:
     For JPEG the decoder's own scaled transform gives that in half the time. The pixels are not
     those of a full decode that is resized after: see `flowerseg.proof.routes`.
     """
-    _refuse_truncated_jpeg(data, name)
     # The reduced modes know no RGB, so the channels are turned round after.
-    return _u8(np.ascontiguousarray(_decode(data, cv2.IMREAD_REDUCED_COLOR_2, name)[..., ::-1]))
+    reduced = _decode(data, cv2.IMREAD_REDUCED_COLOR_2, name)
+    return _u8(np.ascontiguousarray(reduced[..., ::-1]))
 
 
 def read_mask_colours(path: Path) -> Rgb:
@@ -53,7 +87,7 @@ def read_mask_colours(path: Path) -> Rgb:
             which scaling would leave 0 of every class number.
     """
     exact = cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH
-    return _decode(_read_bytes(path), cv2.IMREAD_COLOR_RGB | exact, str(path))
+    return _decode(photo_bytes(path), cv2.IMREAD_COLOR_RGB | exact, str(path))
 
 
 def write_mask(path: Path, mask: Mask) -> None:
@@ -117,32 +151,39 @@ def opencv_version() -> str:
     return str(cv2.__version__)
 
 
-def _read_bytes(path: Path) -> bytes:
+def _decode(data: bytes, flags: int, name: str, max_pixels: int = MAX_PIXELS) -> Rgb:
+    kind = _described(data, name, max_pixels)
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror or error}.") from error
-
-
-def _refuse_truncated_jpeg(data: bytes, name: str) -> None:
-    # OpenCV before 5 fills the missing part of a JPEG with grey and reports success. Inside scan
-    # data 0xFFD9 cannot occur, so a whole file has an end marker behind its last start of scan.
-    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise ImageError(f"{name}: the JPEG is cut off (no end marker). Copy the photo again.")
-
-
-def _decode(data: bytes, flags: int, name: str) -> Rgb:
-    try:
-        # OpenCV raises on an empty buffer, and returns None on one that it cannot decode.
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+        pixels = cv2.imdecode(np.frombuffer(with_tiff_colours_kept(data), np.uint8), flags)
     except cv2.error as error:
-        raise ImageError(f"{name}: cannot be decoded: {error.err or error}.") from error
+        raise ImageError(f"{name}: {kind} cannot be decoded: {error.err or error}.") from error
     if pixels is None:
-        kind = "is empty" if not data else "is not an image that can be decoded, or is cut off"
-        raise ImageError(f"{name}: {kind} ({len(data)} bytes). Remove it or copy it again.")
+        raise ImageError(
+            f"{name}: {kind} is cut off, damaged, or of a kind that OpenCV does not decode. "
+            "Copy it again, or save it anew."
+        )
     if pixels.dtype != np.uint8:
         raise ImageError(f"{name}: {pixels.dtype} samples in an annotation. Save it with 8 bits.")
     return _u8(pixels)
+
+
+def _described(data: bytes, name: str, max_pixels: int) -> str:
+    """The image in words, once its header has shown that it may be decoded."""
+    if not data:
+        raise ImageError(f"{name}: is empty (0 bytes). Remove it or copy it again.")
+    size_hw = stored_size_hw(data)
+    if size_hw is None:
+        raise ImageError(
+            f"{name}: is not an image that can be decoded, or is cut off ({len(data)} bytes). "
+            f"{FORMATS} can. Remove it or copy it again."
+        )
+    height, width = size_hw
+    if height * width > max_pixels:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels in {len(data)} bytes; more than {max_pixels} are "
+            "taken for a decompression bomb. If it is a photo, raise --max-pixels."
+        )
+    return f"an image of {width} x {height} pixels in {len(data)} bytes"
 
 
 def _encode(suffix: str, pixels: Rgb | Labels, parameters: list[int]) -> bytes:

@@ -92,8 +92,13 @@ def read_mask_colours(path: Path) -> Rgb:
 
 def write_mask(path: Path, mask: Mask) -> None:
     """Write a mask as PNG of 0 and 255, one bit a pixel on disk."""
+    write_bytes(path, encode_mask(mask))
+
+
+def encode_mask(mask: Mask) -> bytes:
+    """Bytes of a mask as PNG of 0 and 255, one bit a pixel."""
     pixels = np.where(mask, np.uint8(255), np.uint8(0))
-    write_bytes(path, _encode(".png", pixels, [cv2.IMWRITE_PNG_BILEVEL, 1]))
+    return _encode(".png", pixels, [cv2.IMWRITE_PNG_BILEVEL, 1])
 
 
 def write_png(path: Path, pixels: Rgb | Labels) -> None:

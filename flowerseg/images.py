@@ -19,8 +19,7 @@ from flowerseg.imageheader import FORMATS, stored_size_hw, with_tiff_colours_kep
 # What a file is decides its first bytes, not its name; the name only says which files to look at.
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
-# More than any camera takes (a telephone's 200 megapixels, 16,320 x 12,240), less than a bomb: a
-# photo of 12 bytes a pixel, the most that its decoder holds at once, stays below 3 GiB.
+# More than a telephone's 200 megapixels (16,320 x 12,240), and 0.8 GB decoded.
 MAX_PIXELS = 1 << 28
 MOST_MAX_PIXELS = 1 << 30  # OpenCV 5.0 decodes no more
 
@@ -185,8 +184,8 @@ def _described(data: bytes, name: str, max_pixels: int) -> str:
     height, width = size_hw
     if height * width > max_pixels:
         raise ImageError(
-            f"{name}: {width} x {height} pixels in {len(data)} bytes; more than {max_pixels} are "
-            "taken for a decompression bomb. If it is a photo, raise --max-pixels."
+            f"{name}: {width} x {height} pixels in {len(data)} bytes: more than {max_pixels} are "
+            "taken for a decompression bomb. If it is a photo, reduce it or raise --max-pixels."
         )
     return f"an image of {width} x {height} pixels in {len(data)} bytes"
 

@@ -10,6 +10,7 @@ FlowersegError              shown without a traceback, exit code 1
 ├─ TrainingError            a training run that cannot go on
 ├─ OutputError              a result that cannot be written
 │  └─ NameTooLong           only this one cannot: its name is too long
+├─ Stopped                  a run that was told to end before its end
 └─ ParityError              outputs that disagree beyond the limit
 
 Each message says what is wrong, where, and what to do next. Wrong use of a Python function is
@@ -61,6 +62,10 @@ class OutputError(FlowersegError):
 
 class NameTooLong(OutputError):
     """A result whose name the file system does not take; others may be written."""
+
+
+class Stopped(FlowersegError):
+    """A run that ended early because it was told to; the same again goes on."""
 
 
 def some_of(names: Iterable[str], most: int = 3) -> str:

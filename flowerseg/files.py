@@ -3,9 +3,10 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,9 @@ _REASONS = {
 }
 # What writing to a file that is open may meet; such an error names no file.
 _OF_OPEN_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+_PREFIX = ".tmp-"
+_TEMPORARY = re.compile(re.escape(_PREFIX) + r"[a-z0-9_]{8}(\.\w+)?")  # as tempfile names them
 
 # More than a block of any file system, so that the last free bytes do not hide that it is full.
 _PROBE_BYTES = 1 << 20
@@ -108,10 +112,31 @@ def explained(path: Path) -> Iterator[None]:
         raise
 
 
+def remove_temporaries(folder: Path, below: Iterable[str] = ()) -> None:
+    """Remove what processes that were killed in the middle of `replacing` left in a folder.
+
+    Args:
+        folder: nothing may be writing there now.
+        below: names of its subfolders that are searched to their bottom.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    for place in (folder, *(found for name in below for found in _folders(folder / name))):
+        for entry in os.scandir(place):
+            if _TEMPORARY.fullmatch(entry.name):
+                with explained(Path(entry.path)):
+                    Path(entry.path).unlink(missing_ok=True)
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    return (Path(place) for place, _, _ in os.walk(top))
+
+
 @contextmanager
 def _temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=suffix, dir=folder)
+    handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=suffix, dir=folder)
     os.close(handle)
     try:
         yield Path(name)

@@ -1,5 +1,6 @@
 """`flowerseg-predict` with a real ONNX file, whose flower is the green channel."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
 from flowerseg.artifact import Batch, Kind, Manifest, Precision, Proof, manifest_path, publish
+from flowerseg.cli import predict as command
 from flowerseg.cli.predict import predict
 from flowerseg.files import sha256_of
 from flowerseg.images import read_mask_colours, write_jpeg, write_png
@@ -89,13 +91,20 @@ def test_json_is_what_run_json_says_and_names_the_model(photos: Path, model: Pat
     assert (run["batch"], run["threshold"], run["counts"]["ok"]) == (3, 0.25, 5)
 
 
-def test_progress_off_a_terminal_is_plain_lines_of_tenths(photos: Path, model: Path) -> None:
+def test_progress_off_a_terminal_is_a_plain_line_every_few_seconds(
+    photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(command, "monotonic", lambda: float(next(seconds)))  # one a photo
     rgb = np.zeros((40, 40, 3), np.uint8)
-    for i in range(45):
+    for i in range(8):
         write_jpeg(photos / f"{i}.jpg", rgb)
     stderr = _predict(photos, model).stderr
     assert "\x1b" not in stderr
-    assert stderr.splitlines()[1:] == [f"{n} of 50 photos, 0 failed" for n in range(5, 51, 5)]
+    assert stderr.splitlines()[1:] == [
+        "5 of 13 photos, 1.0 photos/s, 0 failed",
+        "10 of 13 photos, 1.0 photos/s, 0 failed",
+    ]
 
 
 def test_bad_photos_are_listed_and_the_exit_code_is_1(photos: Path, model: Path) -> None:
@@ -115,7 +124,9 @@ def test_bad_photos_are_listed_and_the_exit_code_is_1(photos: Path, model: Path)
 def test_save_writes_what_it_names(photos: Path, model: Path) -> None:
     assert _predict(photos, model, "--save", "overlay, cutout").exit_code == 0
     assert sorted(path.name for path in (photos.parent / "out").iterdir()) == [
+        ".lock",
         "cutouts",
+        "journal.sqlite",
         "overlays",
         "results.csv",
         "run.json",
@@ -127,7 +138,7 @@ def test_save_writes_what_it_names(photos: Path, model: Path) -> None:
     [
         (["--batch", "5"], "a batch of 5; this model takes at most 4"),
         (["--batch", "0"], "0 is not in the range"),
-        (["--save", "mask,poster"], "'poster' is not one of mask, overlay, cutout"),
+        (["--save", "mask,poster"], "'poster' is not one of mask, overlay, cutout, probability"),
         (["--save", ""], "'' is not one of"),
         (["--threshold", "1"], "1.0 is not in the range"),
     ],

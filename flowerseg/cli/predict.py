@@ -1,9 +1,13 @@
 """`flowerseg-predict`: segment a folder of photos."""
 
-from collections.abc import Callable, Iterator
+import os
+import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Event
+from time import monotonic
+from typing import TYPE_CHECKING, Self
 
 import click
 
@@ -24,7 +28,10 @@ if TYPE_CHECKING:
     from flowerseg.backends import BackendInfo
     from flowerseg.predict import FolderReport, PhotoResult, PredictSettings, Save
 
+INTERRUPTED = 130  # the exit code of shells for Ctrl-C
+
 _SHOWN_FAILURES = 20
+_LINE_EVERY_S = 5.0
 
 
 def _saved(ctx: click.Context, parameter: click.Parameter, value: str) -> "tuple[Save, ...]":
@@ -49,7 +56,8 @@ def _saved(ctx: click.Context, parameter: click.Parameter, value: str) -> "tuple
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder for masks/, overlays/, cutouts/, results.csv and run.json.",
+    help="Folder for masks/, overlays/ and so on, results.csv and run.json. What an earlier run "
+    "made there of the same photo with the same model and settings is kept.",
 )
 @click.option(
     "--batch",
@@ -58,12 +66,18 @@ def _saved(ctx: click.Context, parameter: click.Parameter, value: str) -> "tuple
     help="Photos a batch.",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    show_default="one a core, at least 2, at most 8",
+    help="Threads that decode photos and encode masks.",
+)
+@click.option(
     "--save",
     default="mask",
     show_default=True,
     callback=_saved,
-    metavar="mask,overlay,cutout",
-    help="What to write of each photo.",
+    metavar="mask,overlay,cutout,probability",
+    help="What to write of each photo; probability is a grey PNG of it, 256 levels.",
 )
 @click.option(
     "--threshold",
@@ -71,6 +85,7 @@ def _saved(ctx: click.Context, parameter: click.Parameter, value: str) -> "tuple
     show_default="the model's, as a rule 0.5",
     help="Probability from which a pixel is flower.",
 )
+@click.option("--fail-fast", is_flag=True, help="Stop at the first photo that cannot be segmented.")
 @device_option
 @runtime_option
 @unproven_option
@@ -80,8 +95,10 @@ def predict(
     model: Path | None,
     out: Path,
     batch: int | None,
+    workers: int | None,
     save: "tuple[Save, ...]",
     threshold: float | None,
+    fail_fast: bool,
     device: str,
     runtime: str,
     unproven: bool,
@@ -93,16 +110,20 @@ def predict(
     OUT/results.csv has a row for each photo, OUT/run.json says what ran. Hidden files, other files
     and links to folders are skipped. Photos that cannot be read are listed, the others are
     segmented, and the exit code is 1.
+
+    A run that was stopped, killed or out of disk goes on where it was: give the same command again.
+    Ctrl-C finishes the photos under way (exit code 130), a second one ends at once.
     """
     from flowerseg.artifact import manifest_path, read_manifest
+    from flowerseg.errors import Stopped
     from flowerseg.listing import list_photos
-    from flowerseg.predict import PredictSettings, segment_listing
+    from flowerseg.predict import PredictSettings, default_workers, segment_listing
     from flowerseg.segmenter import Segmenter
     from flowerseg.shipped import shipped_model
 
     listing = list_photos(folder, out)
     path = model or shipped_model()
-    settings = PredictSettings(batch=batch, save=save)
+    settings = PredictSettings(batch, workers or default_workers(), save, fail_fast)
     _refuse_batch(settings, read_manifest(manifest_path(path)))
     with Segmenter.open(
         path,
@@ -112,11 +133,15 @@ def predict(
         allow_unproven=unproven,
     ) as segmenter:
         _announce(settings, segmenter.info, len(listing.photos))
-        with _progress(len(listing.photos), stderr_console()) as on_progress:
-            report = segment_listing(listing, segmenter, out, settings, on_progress)
+        try:
+            with _Shown(len(listing.photos)) as shown, _draining(shown.console) as stop:
+                report = segment_listing(listing, segmenter, out, settings, shown, stop)
+        except Stopped as stopped:
+            click.echo(str(stopped), err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
     print_result(report.run, _summary(report, out), as_json=as_json)
     if report.failed:
-        _list_failures(report.failed, out)
+        _list_failures(report, out)
         raise click.exceptions.Exit(1)
 
 
@@ -141,63 +166,110 @@ def _announce(settings: "PredictSettings", info: "BackendInfo", photos: int) -> 
     )
 
 
+class _Shown:
+    """A bar on a terminal, a plain line every few seconds elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._total = total
+        self.console = stderr_console()
+        self._bar = Progress(
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}, ETA"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total, state="")
+        self._done = self._failed = self._kept = 0
+        self._began = self._last_line = monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def note(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    def photo(self, result: "PhotoResult", *, is_kept: bool) -> None:
+        self._done += 1
+        self._failed += not result.ok
+        self._kept += is_kept
+        now = monotonic()
+        if self.console.is_terminal:
+            self._bar.update(self._task, completed=self._done, state=self._state(now))
+        elif now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            self.note(f"{self._done} of {self._total} photos, {self._state(now)}")
+
+    def _state(self, now: float) -> str:
+        """What an earlier run had done tells nothing of this one's speed."""
+        speed = (self._done - self._kept) / max(now - self._began, 1e-9)
+        kept = f", {self._kept} kept" if self._kept else ""
+        return f"{speed:.1f} photos/s, {self._failed} failed{kept}"
+
+
 @contextmanager
-def _progress(total: int, console: "Console") -> Iterator[Callable[["PhotoResult"], None]]:
-    """A bar on a terminal, a plain line every tenth elsewhere."""
-    if not console.is_terminal:
-        yield _plain_progress(total)
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+def _draining(console: "Console") -> Iterator[Event]:
+    """An event that Ctrl-C sets; a second one ends the process at once.
 
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]:.1f} photos/s, {task.fields[failed]} failed, left:"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=total, speed=0.0, failed=0)
+    That is as safe as a power cut: what is half done has no name yet that anybody looks at.
+    """
+    stop = Event()
 
-        def show(result: "PhotoResult") -> None:
-            task = progress.tasks[bar]
-            failed = task.fields["failed"] + (not result.ok)
-            progress.update(bar, advance=1, speed=task.speed or 0.0, failed=failed)
+    def interrupt(*_: object) -> None:
+        if stop.is_set():
+            console.show_cursor()
+            os._exit(INTERRUPTED)
+        stop.set()
+        console.print("Finishing the photos under way. Ctrl-C again ends at once.")
 
-        yield show
-
-
-def _plain_progress(total: int) -> Callable[["PhotoResult"], None]:
-    done = failed = 0
-
-    def show(result: "PhotoResult") -> None:
-        nonlocal done, failed
-        done += 1
-        failed += not result.ok
-        if done * 10 // total > (done - 1) * 10 // total:
-            click.echo(f"{done} of {total} photos, {failed} failed", err=True)
-
-    return show
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _summary(report: "FolderReport", out: Path) -> str:
-    counts = report.run.counts
+    run = report.run
+    counts, effort = run.counts, run.effort
+    kept = f" {effort.kept} of them an earlier run had done." if effort.kept else ""
+    left = (
+        f"\n{run.left_behind} photos of earlier runs were not among these; what was made of them "
+        "stays."
+        if run.left_behind
+        else ""
+    )
+    waited = (
+        f"\n{effort.segmented / effort.seconds:.1f} photos/s; the model waited "
+        f"{100 * effort.waited_share:.0f} % of the time."
+        if effort.segmented
+        else ""
+    )
     return (
         f"{counts.ok} of {counts.photos} photos segmented, {counts.failed} failed; "
-        f"{counts.skipped} other files and folders skipped.\n"
-        f"{', '.join(f'{out / kind}s' for kind in report.run.save)}; {out / 'results.csv'}"
+        f"{counts.skipped} other files and folders skipped.{kept}\n"
+        f"{', '.join(str(out / kind.folder) for kind in run.save)}; {out / 'results.csv'}"
+        f"{left}{waited}"
     )
 
 
-def _list_failures(failed: "list[PhotoResult]", out: Path) -> None:
-    click.echo(f"Failed photos ({len(failed)}):", err=True)
-    for result in failed[:_SHOWN_FAILURES]:
+def _list_failures(report: "FolderReport", out: Path) -> None:
+    failed = report.run.counts.failed
+    click.echo(f"Failed photos ({failed}):", err=True)
+    for result in report.failed[:_SHOWN_FAILURES]:
         click.echo(f"  {result.error}", err=True)
-    if len(failed) > _SHOWN_FAILURES:
-        hidden = len(failed) - _SHOWN_FAILURES
-        click.echo(f"  and {hidden} more, in {out / 'results.csv'}", err=True)
+    if failed > _SHOWN_FAILURES:
+        click.echo(f"  and {failed - _SHOWN_FAILURES} more, in {out / 'results.csv'}", err=True)

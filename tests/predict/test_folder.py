@@ -9,17 +9,16 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flowerseg import predict
 from flowerseg.arrays import Images, Mask, Rgb, SizeHW
 from flowerseg.artifact import Batch
 from flowerseg.backends.null import NullBackend
-from flowerseg.errors import DataError, FlowersegError, OutputError
+from flowerseg.errors import DataError, FlowersegError, ImageError, OutputError, Stopped
 from flowerseg.images import encode_jpeg, read_mask_colours, write_jpeg, write_png
 from flowerseg.predict import (
     FolderReport,
@@ -28,7 +27,6 @@ from flowerseg.predict import (
     Save,
     batch_size,
     segment_folder,
-    segment_photos,
 )
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
@@ -71,13 +69,31 @@ def _noise(folder: Path, count: int) -> None:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
+    """All files but what the run notes for itself."""
     paths = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    return {name: files[name] for name in files if not name.startswith((".lock", "journal."))}
 
 
 def _rows(out: Path) -> list[dict[str, str]]:
     with (out / "results.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+class _Seen:
+    """A watcher that keeps what it is told, and may do something at each photo."""
+
+    def __init__(self, then: Callable[[], None] | None = None) -> None:
+        self.notes: list[str] = []
+        self.results: list[PhotoResult] = []
+        self._then = then or (lambda: None)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def photo(self, result: PhotoResult, *, is_kept: bool) -> None:
+        self.results.append(result)
+        self._then()
 
 
 def _segment(folder: Path, out: Path, settings: PredictSettings | None = None) -> FolderReport:
@@ -103,8 +119,10 @@ def test_masks_do_not_depend_on_batch_or_workers(tmp_path: Path) -> None:
     for batch, workers in [(1, 1), (4, 2), (8, 5), (64, 3)]:
         out = tmp_path / f"{batch}-{workers}"
         _segment(tmp_path / "photos", out, PredictSettings(batch=batch, workers=workers))
-        outputs.append(_files(out / "masks") | {"csv": (out / "results.csv").read_bytes()})
-    assert len(outputs[0]) == 12
+        for row in (rows := _rows(out)):
+            assert float(row.pop("milliseconds")) > 0
+        outputs.append((_files(out / "masks"), rows))
+    assert len(outputs[0][0]) == 11
     assert all(output == outputs[0] for output in outputs)
 
 
@@ -154,48 +172,6 @@ def test_batch_above_the_models_is_refused_before_anything_is_written(tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("batch", "workers"), [(1, 1), (1, 4), (4, 2)])
-def test_photos_under_way_are_bounded(tmp_path: Path, batch: int, workers: int) -> None:
-    _noise(tmp_path, 1)
-    begun = finished = most = 0
-
-    def photos() -> Iterator[Path]:
-        nonlocal begun, most
-        for _ in range(60):
-            begun += 1
-            most = max(most, begun - finished)
-            yield Path("0.jpg")
-
-    settings = PredictSettings(batch=batch, workers=workers)
-    for _ in segment_photos(tmp_path, photos(), _segmenter(), tmp_path / "out", settings):
-        finished += 1
-    assert finished == 60
-    assert most == 2 * batch + 2 * workers
-
-
-def test_photos_are_decoded_while_the_backend_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _noise(tmp_path / "photos", 2)
-    both_read = threading.Event()
-    read: list[Path] = []
-
-    def read_rgb(path: Path) -> Rgb:
-        read.append(path)
-        if len(read) == 2:
-            both_read.set()
-        return np.zeros((*FRAME_HW, 3), np.uint8)
-
-    class Waiting(NullBackend):
-        def execute(self) -> None:
-            assert both_read.wait(10), "the backend ran alone"
-
-    monkeypatch.setattr(predict, "read_rgb", read_rgb)
-    settings = PredictSettings(batch=1, workers=1)
-    backend = Waiting(FRAME_HW)
-    segment_folder(tmp_path / "photos", _segmenter(backend), tmp_path / "out", settings)
-
-
 def test_mask_path_is_the_photos_path_with_png_added(tmp_path: Path) -> None:
     names = ["b.jpg", "b.png", "sub/b.jpg", "sub/deeper/B.JPEG", "two words.bmp", "-dash.jpg"]
     names += ["Blüte 花.tif", "line\nbreak.webp", 'comma,quote".jpg']
@@ -204,10 +180,9 @@ def test_mask_path_is_the_photos_path_with_png_added(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_jpeg(np.full((40, 50, 3), 200, np.uint8)))
 
-    report = _segment(tmp_path / "photos", tmp_path / "out")
+    _segment(tmp_path / "photos", tmp_path / "out")
 
     assert set(_files(tmp_path / "out/masks")) == {f"{name}.png" for name in names}
-    assert [result.path for result in report.results] == sorted(names)
     assert [row["path"] for row in _rows(tmp_path / "out")] == sorted(names)
 
 
@@ -238,7 +213,7 @@ def test_hidden_and_other_files_and_linked_folders_are_skipped_and_counted(tmp_p
     (photos / "loop").symlink_to(photos)
     os.mkfifo(photos / "pipe.jpg")
     report = _segment(photos, tmp_path / "out")
-    assert [result.path for result in report.results] == ["0.jpg", "1.jpg"]
+    assert [row["path"] for row in _rows(tmp_path / "out")] == ["0.jpg", "1.jpg"]
     assert report.run.counts.skipped == 5
 
 
@@ -246,8 +221,7 @@ def test_output_folder_among_the_photos_is_not_searched(tmp_path: Path) -> None:
     _noise(tmp_path, 2)
     first = _segment(tmp_path, tmp_path / "out", PredictSettings(save=tuple(Save)))
     second = _segment(tmp_path, tmp_path / "out")
-    assert first.results == second.results
-    assert second.run.counts.photos == 2
+    assert (first.run.counts.photos, second.run.counts.photos) == (2, 2)
 
 
 @pytest.mark.parametrize("out", ["photos", "photos/../photos", "."])
@@ -301,20 +275,22 @@ def test_bad_photos_are_reported_and_the_others_segmented(tmp_path: Path) -> Non
     whole = (photos / "1.jpg").read_bytes()
     (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (photos / "gone.jpg").symlink_to(photos / "nowhere.jpg")
-    seen: list[PhotoResult] = []
+    seen = _Seen()
 
     settings = PredictSettings(batch=2)
-    report = segment_folder(photos, _segmenter(), tmp_path / "out", settings, seen.append)
+    report = segment_folder(photos, _segmenter(), tmp_path / "out", settings, seen)
 
     assert {result.path: result.error.partition(": ")[2][:20] for result in report.failed} == {
-        "cut.jpg": "the JPEG is cut off ",
+        "cut.jpg": "an image of 138 x 10",
         "empty.png": "is empty (0 bytes). ",
         "gone.jpg": "cannot be read: No s",
         "text.jpg": "is not an image that",
     }
     assert set(_files(tmp_path / "out/masks")) == {f"{i}.jpg.png" for i in range(5)}
     assert (report.run.counts.photos, report.run.counts.ok, report.run.counts.failed) == (9, 5, 4)
-    assert sorted(seen, key=lambda result: result.path) == list(report.results)
+    assert sorted(result.path for result in seen.results) == [
+        row["path"] for row in _rows(tmp_path / "out")
+    ]
     bad = {row["path"]: row for row in _rows(tmp_path / "out") if row["status"] == "error"}
     assert bad["text.jpg"]["error"] == report.failed[-1].error
     assert bad["text.jpg"]["width"] == bad["text.jpg"]["flower_share"] == ""
@@ -324,7 +300,7 @@ def test_photo_whose_output_name_is_too_long_is_only_its_own_failure(tmp_path: P
     _noise(tmp_path / "photos", 2)
     (tmp_path / "photos/0.jpg").rename(tmp_path / "photos" / f"{'a' * 251}.jpg")
     report = _segment(tmp_path / "photos", tmp_path / "out")
-    assert [result.path for result in report.results if result.ok] == ["1.jpg"]
+    assert [row["path"] for row in _rows(tmp_path / "out") if row["status"] == "ok"] == ["1.jpg"]
     assert "too long" in report.failed[0].error
     assert set(_files(tmp_path / "out/masks")) == {"1.jpg.png"}
 
@@ -376,10 +352,10 @@ def test_a_disk_that_fills_up_stops_the_run_and_blames_no_photo(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    seen: list[PhotoResult] = []
+    seen = _Seen()
     with pytest.raises(OutputError, match=r"\.jpg\.png: cannot be written: the disk is full \(\d"):
-        segment_folder(tmp_path / "photos", _segmenter(), tmp_path / "out", None, seen.append)
-    assert all(result.ok for result in seen)
+        segment_folder(tmp_path / "photos", _segmenter(), tmp_path / "out", None, seen)
+    assert all(result.ok for result in seen.results)
     written = _files(tmp_path / "out")
     assert len(written) == 5
     assert all(name.endswith(".jpg.png") for name in written)
@@ -393,22 +369,49 @@ def test_output_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "precious"
 
 
-def test_interrupted_run_leaves_whole_masks_and_nothing_else(tmp_path: Path) -> None:
-    _noise(tmp_path / "photos", 30)
-    seen: list[PhotoResult] = []
+def test_exception_on_the_way_leaves_whole_masks_and_nothing_else(tmp_path: Path) -> None:
+    _noise(tmp_path / "photos", 40)
 
-    def interrupt(result: PhotoResult) -> None:
-        seen.append(result)
-        if len(seen) == 3:
+    def interrupt() -> None:
+        if len(seen.results) == 3:
             raise KeyboardInterrupt
 
+    seen = _Seen(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        segment_folder(tmp_path / "photos", _segmenter(), tmp_path / "out", None, interrupt)
+        segment_folder(tmp_path / "photos", _segmenter(), tmp_path / "out", None, seen)
 
     names = set(_files(tmp_path / "out"))
-    assert {f"masks/{result.path}.png" for result in seen} <= names
+    assert {f"masks/{result.path}.png" for result in seen.results} <= names
     assert all(name.endswith(".jpg.png") for name in names)
     assert not [thread for thread in threading.enumerate() if "predict" in thread.name]
+
+
+def test_run_that_is_told_to_stop_finishes_what_is_under_way(tmp_path: Path) -> None:
+    _noise(tmp_path / "photos", 60)
+    stop = threading.Event()
+    seen = _Seen(stop.set)
+    with pytest.raises(Stopped, match=r"out: stopped; (\d+) of 60 photos are done\. Run the same"):
+        segment_folder(tmp_path / "photos", _segmenter(), tmp_path / "out", None, seen, stop)
+    assert 1 <= len(seen.results) < 60
+    assert set(_files(tmp_path / "out")) == {f"masks/{r.path}.png" for r in seen.results}
+
+
+def test_stop_that_comes_after_the_last_photo_has_begun_changes_nothing(tmp_path: Path) -> None:
+    _noise(tmp_path / "photos", 3)
+    stop = threading.Event()
+    seen = _Seen(stop.set)
+    segment_folder(tmp_path / "photos", _segmenter(), tmp_path / "out", None, seen, stop)
+    assert len(_rows(tmp_path / "out")) == 3
+
+
+def test_fail_fast_stops_at_the_first_bad_photo_and_names_it(tmp_path: Path) -> None:
+    _noise(tmp_path / "photos", 60)
+    (tmp_path / "photos/00.jpg").write_text("no photo")
+    settings = PredictSettings(fail_fast=True)
+    with pytest.raises(ImageError, match=r"00\.jpg: is not an image.*Stopped there.* of 61"):
+        _segment(tmp_path / "photos", tmp_path / "out", settings)
+    assert "results.csv" not in _files(tmp_path / "out")
+    assert len(_files(tmp_path / "out/masks")) < 60
 
 
 def test_results_csv_tells_of_a_painted_rectangle(tmp_path: Path) -> None:
@@ -416,14 +419,18 @@ def test_results_csv_tells_of_a_painted_rectangle(tmp_path: Path) -> None:
     mask[20:60, 10:42] = True
     write_png(tmp_path / "photos/flower.png", _green(mask))
     write_png(tmp_path / "photos/none.png", _green(np.zeros((32, 32), np.bool_)))
-    report = _segment(tmp_path / "photos", tmp_path / "out")
-    assert (tmp_path / "out/results.csv").read_text() == (
-        "path,width,height,flower_share,x0,y0,x1,y1,status,error\n"
-        "flower.png,64,128,0.156250,10,20,42,60,ok,\n"  # 40 x 32 of 128 x 64
-        "none.png,32,32,0.000000,,,,,ok,\n"
-    )
-    assert report.results[0] == PhotoResult("flower.png", (128, 64), 0.15625, (10, 20, 42, 60))
-    assert report.results[1].box is None
+    seen = _Seen()
+    segment_folder(tmp_path / "photos", _segmenter(), tmp_path / "out", watcher=seen)
+    lines = (tmp_path / "out/results.csv").read_text().splitlines()
+    assert [line.rpartition(",")[0] for line in lines] == [
+        "path,width,height,flower_share,x0,y0,x1,y1,status,error",
+        "flower.png,64,128,0.156250,10,20,42,60,ok,",  # 40 x 32 of 128 x 64
+        "none.png,32,32,0.000000,,,,,ok,",
+    ]
+    assert lines[0].endswith(",milliseconds")
+    results = {result.path: result for result in seen.results}
+    assert results["flower.png"] == PhotoResult("flower.png", (128, 64), 0.15625, (10, 20, 42, 60))
+    assert results["none.png"].box is None
 
 
 def test_run_json_tells_what_ran(tmp_path: Path) -> None:
@@ -434,6 +441,7 @@ def test_run_json_tells_what_ran(tmp_path: Path) -> None:
     assert run["preprocess"]["size_hw"] == [64, 64]
     assert (run["threshold"], run["batch"], run["workers"], run["save"]) == (0.5, 2, 3, ["mask"])
     assert run["counts"] == {"photos": 3, "ok": 3, "failed": 0, "skipped": 0}
+    assert (run["effort"]["segmented"], run["effort"]["kept"], run["left_behind"]) == (3, 0, 0)
     assert run["versions"]["flowerseg"]
 
 
@@ -441,17 +449,11 @@ def test_threshold_is_the_segmenters(tmp_path: Path) -> None:
     rgb = np.zeros((64, 64, 3), np.uint8)
     rgb[:, 32:, 1] = 180  # 180 / 256 = 0.703
     write_png(tmp_path / "photos/a.png", rgb)
-    shares = [
-        segment_folder(
-            tmp_path / "photos",
-            Segmenter(NullBackend(FRAME_HW), Preprocess(FRAME_HW), threshold),
-            tmp_path / "out",
-        )
-        .results[0]
-        .flower_share
-        for threshold in (0.70, 0.71)
-    ]
-    assert shares == [0.5, 0.0]
+    seen = _Seen()
+    for threshold in (0.70, 0.71):
+        segmenter = Segmenter(NullBackend(FRAME_HW), Preprocess(FRAME_HW), threshold)
+        segment_folder(tmp_path / "photos", segmenter, tmp_path / "out", watcher=seen)
+    assert [result.flower_share for result in seen.results] == [0.5, 0.0]
 
 
 def test_overlay_and_cutout_show_the_photo(tmp_path: Path) -> None:
@@ -468,6 +470,18 @@ def test_overlay_and_cutout_show_the_photo(tmp_path: Path) -> None:
     shown = read_mask_colours(tmp_path / "out/overlays/a.png.png")
     assert (shown[~mask] == [30, 0, 0]).all()
     np.testing.assert_array_equal(read_mask_colours(tmp_path / "out/cutouts/a.png.png"), rgb)
+
+
+def test_probability_is_the_foreground_at_the_photos_size(tmp_path: Path) -> None:
+    levels = np.arange(64, dtype=np.uint8) * 4
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    rgb[..., 1] = levels  # the null backend's answer
+    write_png(tmp_path / "photos/a.png", rgb)
+    settings = PredictSettings(save=(Save.PROBABILITY,))
+    _segment(tmp_path / "photos", tmp_path / "out", settings)
+    shown = read_mask_colours(tmp_path / "out/probabilities/a.png.png")
+    assert (shown[..., 0] == levels).all()
+    assert (tmp_path / "out/probabilities/a.png.png").read_bytes()[25] == 0  # PNG's type: grey
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"workers": 0}, {"save": ()}])

@@ -1,0 +1,253 @@
+"""A folder of photos in, a folder of masks out: what an earlier run did is kept, and noted."""
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any, Protocol
+
+from flowerseg.artifact import as_parent, versions_here
+from flowerseg.errors import ImageError, Stopped
+from flowerseg.files import explained, remove_temporaries, write_text
+from flowerseg.images import opencv_version
+from flowerseg.listing import Listing, list_photos
+from flowerseg.predict.journal import Journal
+from flowerseg.predict.lock import locked
+from flowerseg.predict.photo import Job, Outcome, Task, begin, failed
+from flowerseg.predict.pipeline import Pipeline, Step
+from flowerseg.predict.results import Counts, Effort, PhotoResult, RunRecord, utf8, write_results
+from flowerseg.predict.settings import PredictSettings, Save, batch_size
+from flowerseg.segmenter import Segmenter
+
+RESULTS, RUN = "results.csv", "run.json"
+MOST_FAILURES = 1000  # in a report; results.csv has all
+
+
+class Watcher(Protocol):
+    """Who is told how the run goes, in the calling thread."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should read before the first photo."""
+
+    def photo(self, result: PhotoResult, *, is_kept: bool) -> None:
+        """A photo is done, in any order; `is_kept` if an earlier run had done it."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def photo(self, result: PhotoResult, *, is_kept: bool) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """A folder that was segmented. Its results.csv tells of each photo."""
+
+    run: RunRecord
+    failed: tuple[PhotoResult, ...]  # the first MOST_FAILURES by path, each with its reason
+
+
+def segment_folder(
+    folder: Path,
+    segmenter: Segmenter,
+    out: Path,
+    settings: PredictSettings | None = None,
+    watcher: Watcher | None = None,
+    stop: Event | None = None,
+) -> FolderReport:
+    """Segment every photo in a folder and below it.
+
+    A photo that cannot be decoded is reported and the rest go on. What an earlier run into `out`
+    made of the same photo with the same model and settings is kept. Prints nothing.
+
+    Args:
+        folder: where the photos are; see `list_photos`.
+        segmenter: used from the calling thread only. Without a model file nothing tells it from
+            another one, so what it makes is never kept.
+        out: where masks, results.csv and run.json go.
+        settings: None takes the defaults.
+        watcher: is told how it goes.
+        stop: once it is set, photos under way are finished and no other is begun.
+
+    Raises:
+        DataError: the folder is missing or holds no photo; nothing was written.
+        OutputError: an output cannot be written, or another run is writing there; the outputs
+            already written are whole.
+        ImageError: the first bad photo, where the settings ask for it.
+        Stopped: `stop` was set before the last photo had begun.
+        ValueError: the batch is larger than the model takes.
+    """
+    listing = list_photos(folder, out)
+    return segment_listing(listing, segmenter, out, settings, watcher, stop)
+
+
+def segment_listing(
+    listing: Listing,
+    segmenter: Segmenter,
+    out: Path,
+    settings: PredictSettings | None = None,
+    watcher: Watcher | None = None,
+    stop: Event | None = None,
+) -> FolderReport:
+    """Segment the photos of a listing, then write results.csv and run.json.
+
+    See `segment_folder`.
+    """
+    settings = settings or PredictSettings()
+    batch = batch_size(settings, segmenter.info.batch)
+    pipeline: Pipeline[Outcome] = Pipeline(segmenter.infer, batch, settings.workers)
+    with locked(out), Journal(out, basis_of(segmenter)) as journal:
+        _clear(out, journal)
+        job = Job(listing.folder, out, segmenter, settings.save)
+        run = _Run(job, journal, settings, watcher or Silent(), stop or Event())
+        run.say_first()
+        run.segment(listing, pipeline)
+        record = RunRecord(
+            folder=utf8(str(listing.folder)),
+            model=as_parent(segmenter.artifact) if segmenter.artifact else None,
+            backend=segmenter.info,
+            preprocess=segmenter.preprocess,
+            threshold=segmenter.threshold,
+            batch=batch,
+            workers=settings.workers,
+            save=settings.save,
+            counts=run.counts(listing.skipped),
+            effort=run.effort(pipeline),
+            left_behind=journal.left_behind,
+            versions=versions_here(),
+        )
+        write_results(out / RESULTS, journal.results())
+        write_text(out / RUN, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+        journal.finish()
+        return FolderReport(record, tuple(journal.failures(MOST_FAILURES)))
+
+
+def basis_of(segmenter: Segmenter) -> dict[str, Any]:
+    """All that the masks of a photo depend on, but the photo."""
+    info, artifact = segmenter.info, segmenter.artifact
+    return {
+        "model": artifact.manifest.sha256 if artifact else f"unknown {uuid.uuid4()}",
+        "threshold": segmenter.threshold,
+        "preprocess": dataclasses.asdict(segmenter.preprocess),
+        "runtime": f"{info.runtime} {info.version}",
+        "device": info.device.partition(":")[0],
+        "precision": info.precision,
+        "opencv": opencv_version(),
+    }
+
+
+def _clear(out: Path, journal: Journal) -> None:
+    """Remove what tells of a finished run, before that becomes untrue, and what a killed run left.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    for path in (out / RESULTS, out / RUN):
+        with explained(path):
+            path.unlink(missing_ok=True)
+    if journal.was_interrupted:
+        remove_temporaries(out, [kind.folder for kind in Save])
+
+
+class _Run:
+    """Brings photos, pipeline and journal together, and counts."""
+
+    def __init__(
+        self,
+        job: Job,
+        journal: Journal,
+        settings: PredictSettings,
+        watcher: Watcher,
+        stop: Event,
+    ) -> None:
+        self._job = job
+        self._journal = journal
+        self._settings = settings
+        self._watcher = watcher
+        self._stop = stop
+        self._photos = self._failed = self._kept = 0
+        self._first_bad: PhotoResult | None = None
+        self._is_cut_short = False
+
+    def say_first(self) -> None:
+        """Tell what an earlier run made, and whether that is done again."""
+        done = self._journal.segmented
+        if not done:
+            return
+        if changes := self._journal.changes:
+            self._watcher.note(
+                f"{self._job.out}: {done} photos were segmented before this changed: "
+                f"{', '.join(changes)}. They are done again."
+            )
+        else:
+            how = "an interrupted run" if self._journal.was_interrupted else "an earlier run"
+            self._watcher.note(
+                f"{self._job.out}: {how} segmented {done} photos; those that have not changed are "
+                "kept."
+            )
+
+    def segment(self, listing: Listing, pipeline: Pipeline[Outcome]) -> None:
+        """Segment what is not done, and write it down.
+
+        Raises:
+            Stopped: the run was told to stop before the last photo had begun.
+            ImageError: the first bad photo, where the settings ask for it.
+        """
+        for path, error in listing.unreadable:
+            self._take(failed(self._job, Task(path), error), milliseconds=None)
+        with closing(pipeline.run(self._steps(listing.photos))) as stream:
+            for finished in stream:
+                self._take(finished.result, round(1e3 * finished.worked_s, 1))
+        if not self._is_cut_short:
+            return
+        done = f"{self._photos} of {len(listing.photos) + len(listing.unreadable)} photos are done"
+        if self._is_over() and self._first_bad:
+            raise ImageError(f"{self._first_bad.error} Stopped there, as asked; {done}.")
+        raise Stopped(f"{self._job.out}: stopped; {done}. Run the same again to go on.")
+
+    def counts(self, skipped: int) -> Counts:
+        """What became of the photos."""
+        return Counts(self._photos, self._photos - self._failed, self._failed, skipped)
+
+    def effort(self, pipeline: Pipeline[Outcome]) -> Effort:
+        """What this run did itself."""
+        return Effort(
+            self._photos - self._failed - self._kept,
+            self._kept,
+            round(pipeline.wall_s, 3),
+            round(pipeline.waited_share, 4),
+        )
+
+    def _steps(self, photos: Iterable[Path]) -> Iterator[Step[Outcome]]:
+        for photo in photos:
+            if self._is_over():
+                self._is_cut_short = True
+                return
+            yield partial(begin, self._job, Task(photo, self._journal.find(photo)))
+
+    def _is_over(self) -> bool:
+        return self._stop.is_set() or (self._settings.fail_fast and self._first_bad is not None)
+
+    def _take(self, outcome: Outcome, milliseconds: float | None) -> None:
+        entry = outcome.entry
+        if outcome.is_kept:
+            self._journal.keep(outcome.photo)
+        else:
+            result = dataclasses.replace(entry.result, milliseconds=milliseconds)
+            entry = dataclasses.replace(entry, result=result)
+            self._journal.record(outcome.photo, entry)
+        self._photos += 1
+        self._kept += outcome.is_kept
+        if not entry.result.ok:
+            self._failed += 1
+            self._first_bad = self._first_bad or entry.result
+        self._watcher.photo(entry.result, is_kept=outcome.is_kept)

@@ -81,11 +81,12 @@ def _has_all_chunks(png: bytes) -> bool:
     # OpenCV 5.0 clears as much memory as a chunk says it is long before it looks for it: a file of
     # 90 bytes took 4 GiB.
     at = 8
-    while True:
-        length, kind = struct.unpack_from(">I4s", png, at)
+    while at < len(png):
+        length, kind = int.from_bytes(png[at : at + 4], "big"), png[at + 4 : at + 8]
         at += 12 + length  # with the checksum
-        if kind == b"IEND" or at > len(png):
+        if kind == b"IEND":
             return at <= len(png)
+    return False
 
 
 def _webp(content: bytes) -> SizeHW | None:

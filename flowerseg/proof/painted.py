@@ -32,6 +32,9 @@ from flowerseg.segmenter import Segmenter
 from flowerseg.selftest import TOLERANCES, difference
 
 SEEDS = 6
+ENOUGH = 5.0
+"""Levels in the mean, twice what FP32 is allowed: a photo that tells as much ends the search."""
+
 QUALITY = 50
 """Of the JPEG: what it coarsens is part of the photo, and a manifest stays below 40 KB at 224."""
 
@@ -55,21 +58,23 @@ class _Candidate:
     photo: bytes
     foreground: Foreground
     least_fault: float  # the least mean difference of a fault, in levels
-    is_telling: bool
 
 
 def selftest_from_reference(reference: Segmenter) -> SelfTest | None:
-    """The painted photo whose map of the reference tells best, with that map.
+    """The first painted photo whose map of the reference tells enough, else the one that tells
+    best, with that map.
 
     None where no photo tells: a network that answers every photo alike, or one that a rounding
     moves as far as a fault does.
     """
-    candidates = [_candidate(reference, seed) for seed in range(SEEDS)]
-    telling = [candidate for candidate in candidates if candidate.is_telling]
-    if not telling:
-        return None
-    best = max(telling, key=lambda candidate: candidate.least_fault)
-    return SelfTest(_base64(best.photo), _base64(encode_png(best.foreground)))
+    best: _Candidate | None = None
+    for seed in range(SEEDS):
+        candidate = _telling(reference, seed)
+        if candidate and (best is None or candidate.least_fault > best.least_fault):
+            best = candidate
+        if best and best.least_fault >= ENOUGH:
+            break
+    return best and SelfTest(_base64(best.photo), _base64(encode_png(best.foreground)))
 
 
 def with_selftest(artifact: Artifact) -> Artifact:
@@ -109,24 +114,24 @@ def faulty_frames(rgb: Rgb, preprocess: Preprocess) -> list[Rgb]:
     ]
 
 
-def _candidate(reference: Segmenter, seed: int) -> _Candidate:
-    preprocess = reference.preprocess
+def _telling(reference: Segmenter, seed: int) -> _Candidate | None:
+    """A candidate; None where a fault does not show on its map, or a rounding does.
+
+    The subtlest fault goes first, because each map of a large network takes half a second.
+    """
+    preprocess, allowed = reference.preprocess, TOLERANCES[Precision.FP32]
     photo = painted_jpeg(preprocess.size_hw, seed)
     rgb = decode_rgb(photo, f"painted photo {seed}")
     frame = frame_from_photo(rgb, preprocess)
-    right, rounded, *faulty = reference.infer(
-        [
-            frame,
-            _rounded_otherwise(frame, seed),
-            *faulty_frames(rgb, preprocess),
-        ]
-    )
-    allowed = TOLERANCES[Precision.FP32]
-    faults = [difference(map_, right) for map_ in faulty]
-    finds_faults = all(fault.exceeds(allowed) for fault in faults)
-    is_calm = not difference(rounded, right).exceeds(allowed)
-    least = min(fault.mean for fault in faults)
-    return _Candidate(photo, right, least, is_telling=finds_faults and is_calm)
+    subtlest, *others = faulty_frames(rgb, preprocess)
+    right, first = reference.infer([frame, subtlest])
+    if not difference(first, right).exceeds(allowed):
+        return None
+    rounded, *faulty = reference.infer([_rounded_otherwise(frame, seed), *others])
+    faults = [difference(map_, right) for map_ in (first, *faulty)]
+    if difference(rounded, right).exceeds(allowed) or not all(f.exceeds(allowed) for f in faults):
+        return None
+    return _Candidate(photo, right, min(fault.mean for fault in faults))
 
 
 def _rounded_otherwise(frame: Rgb, seed: int) -> Rgb:

@@ -201,6 +201,48 @@ def test_model_that_answers_every_photo_alike_gets_no_self_test() -> None:
     assert selftest_from_reference(Segmenter(Constant(), Preprocess())) is None
 
 
+class Counting(NullBackend):
+    """Answers with one channel of the frames and counts them."""
+
+    def __init__(self, channel: int) -> None:
+        super().__init__()
+        self.channel = channel
+        self.count = 0
+
+    def upload(self, images: np.ndarray) -> None:
+        self.count += len(images)
+        self.images = images
+
+    def download(self) -> np.ndarray:
+        return self.images[..., self.channel].copy()
+
+
+@pytest.mark.parametrize(
+    ("channel", "maps"),
+    [
+        # Red moves by tens of levels with every fault: the first photo's six maps are enough.
+        (0, 6),
+        # Green is green in BGR too, which all six maps of all six photos cannot help.
+        (1, 36),
+    ],
+)
+def test_search_ends_with_the_first_photo_that_tells_enough(channel: int, maps: int) -> None:
+    backend = Counting(channel)
+    found = selftest_from_reference(Segmenter(backend, Preprocess()))
+    assert (found is not None) == (channel == 0)
+    assert backend.count == maps
+
+
+def test_photo_that_hides_the_subtlest_fault_costs_two_maps() -> None:
+    class Blind(Counting):
+        def download(self) -> np.ndarray:
+            return np.full_like(super().download(), 200)
+
+    backend = Blind(0)
+    assert selftest_from_reference(Segmenter(backend, Preprocess())) is None
+    assert backend.count == 2 * 6  # painted photos
+
+
 def test_manifest_without_a_self_test_opens_as_before(
     fp32_onnx: Artifact, copied: Callable[[Path], Path]
 ) -> None:

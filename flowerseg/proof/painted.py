@@ -74,7 +74,9 @@ def selftest_from_reference(reference: Segmenter) -> SelfTest | None:
             best = candidate
         if best and best.least_fault >= ENOUGH:
             break
-    return best and SelfTest(_base64(best.photo), _base64(encode_png(best.foreground)))
+    if best is None:
+        return None
+    return SelfTest(_base64(best.photo), _base64(encode_png(best.foreground)))
 
 
 def with_selftest(artifact: Artifact) -> Artifact:

@@ -29,6 +29,7 @@ Decode: TypeAlias = Callable[[bytes, str], Rgb]
 COMMAND = (sys.executable, "-m", "flowerseg.isolate")
 
 _READY = b"ready"
+_PIPE_BYTES = 1 << 18  # Linux gives a user some hundred pipes of this size
 # Seconds and pixels allowed, bytes of the name and of the photo; then name and photo.
 _QUESTION = struct.Struct("<dQIQ")
 # Bytes of the error, height and width; then the error or the pixels.
@@ -131,7 +132,11 @@ class _Process:
     def __init__(self, command: Sequence[str]) -> None:
         # In a group of its own Ctrl-C does not reach it: the photo under way is finished.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
+            pipesize=_PIPE_BYTES,
         )
         assert self._process.stdin
         assert isinstance(self._process.stdout, BufferedReader)

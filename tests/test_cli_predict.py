@@ -208,3 +208,63 @@ def test_help_imports_nothing_heavy() -> None:
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "--threshold" in shown.stdout
     assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def _piped(paths: bytes, model: Path, out: Path, *options: str) -> Result:
+    arguments = ["-", "--model", str(model), "--out", str(out), "--device", "cpu", *options]
+    return CliRunner().invoke(predict, arguments, input=paths)
+
+
+def _masks(out: Path) -> list[str]:
+    folder = out / "masks"
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+
+
+def test_list_on_standard_input_or_in_a_file_names_the_photos(
+    photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "sub/0.png").rename(photos / "sub/line\nbreak")
+    monkeypatch.chdir(photos)
+    result = _piped(b"sub/line\nbreak\0sub/1.png\0", model, tmp_path / "a", "-0")
+    assert result.exit_code == 0, result.output
+    assert _masks(tmp_path / "a") == ["sub/1.png.png", "sub/line\nbreak.png"]
+
+    (tmp_path / "list").write_text(f"{photos}/sub/2.png\n{photos}/gone.png\n")
+    result = _predict(tmp_path / "list", model)
+    assert result.exit_code == 1
+    assert f"{photos}/gone.png: cannot be read: No such file" in result.stderr
+    assert _masks(tmp_path / "out") == [f"{photos}/sub/2.png.png"[1:]]
+
+
+def test_nul_is_for_lists_only(photos: Path, model: Path) -> None:
+    result = _predict(photos, model, "--null")
+    assert result.exit_code == 2
+    assert "-0 is for lists of photos" in result.stderr
+
+
+def test_parts_go_to_folders_of_their_own_and_are_together_all(photos: Path, model: Path) -> None:
+    found = []
+    for part in ("1-of-3", "2-of-3", "3-of-3"):
+        result = _predict(photos, model, "--shard", part.replace("-of-", "/"))
+        assert result.exit_code == 0, result.output
+        found += _masks(photos.parent / "out" / part)
+    assert sorted(found) == [f"sub/{i}.png.png" for i in range(5)]
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "3", "1/0", "a/b", "-1/3", "1/3 "])
+def test_part_that_is_none_is_wrong_usage(photos: Path, model: Path, part: str) -> None:
+    result = _predict(photos, model, "--shard", part)
+    assert result.exit_code == 2
+    assert "is not one of 1/N, 2/N" in result.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--isolate", "60"]])
+def test_photo_above_max_pixels_is_refused_by_name(
+    photos: Path, model: Path, options: list[str]
+) -> None:
+    write_png(photos / "large.png", np.zeros((2 * SIDE, SIDE + 1, 3), np.uint8))
+    result = _predict(photos, model, "--max-pixels", str(2 * SIDE * SIDE), *options)
+    assert result.exit_code == 1
+    assert "5 of 6 photos segmented, 1 failed" in result.stdout
+    assert f"large.png: {SIDE + 1} x {2 * SIDE} pixels" in result.stderr
+    assert len(_masks(photos.parent / "out")) == 5

@@ -1,6 +1,7 @@
 """`flowerseg-predict`: segment a folder of photos."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from flowerseg.artifact import Manifest
     from flowerseg.backends import BackendInfo
+    from flowerseg.listing import Listing
     from flowerseg.predict import FolderReport, PhotoResult, PredictSettings, Save
 
 INTERRUPTED = 130  # the exit code of shells for Ctrl-C
@@ -42,6 +44,17 @@ def _saved(ctx: click.Context, parameter: click.Parameter, value: str) -> "tuple
     if strange := [name for name in names if name not in known]:
         raise click.BadParameter(f"{strange[0]!r} is not one of {', '.join(known)}")
     return tuple(Save(name) for name in names)
+
+
+def _parted(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    numbers = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", value, re.ASCII)
+    if not numbers or int(numbers[1]) > int(numbers[2]):
+        raise click.BadParameter(f"{value!r} is not one of 1/N, 2/N … N/N")
+    return int(numbers[1]), int(numbers[2])
 
 
 @click.command(cls=Command)
@@ -86,6 +99,32 @@ def _saved(ctx: click.Context, parameter: click.Parameter, value: str) -> "tuple
     help="Probability from which a pixel is flower.",
 )
 @click.option("--fail-fast", is_flag=True, help="Stop at the first photo that cannot be segmented.")
+@click.option(
+    "-0",
+    "--null",
+    is_flag=True,
+    help="The paths on the list end with NUL, as find -print0 ends them.",
+)
+@click.option(
+    "--shard",
+    callback=_parted,
+    metavar="I/N",
+    help="Do part I of N only, into OUT/I-of-N. The parts together are all photos, each once; a "
+    "photo's path alone decides which part it is in.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1, 1 << 30),
+    show_default="268435456: 0.8 GB decoded",
+    help="Refuse photos of more pixels as decompression bombs, before they are decoded.",
+)
+@click.option(
+    "--isolate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Decode in processes of their own: a photo that crashes the decoder, or takes longer than "
+    "SECONDS, fails alone.",
+)
 @device_option
 @runtime_option
 @unproven_option
@@ -99,6 +138,10 @@ def predict(
     save: "tuple[Save, ...]",
     threshold: float | None,
     fail_fast: bool,
+    null: bool,
+    shard: tuple[int, int] | None,
+    max_pixels: int | None,
+    isolate: float | None,
     device: str,
     runtime: str,
     unproven: bool,
@@ -111,19 +154,29 @@ def predict(
     and links to folders are skipped. Photos that cannot be read are listed, the others are
     segmented, and the exit code is 1.
 
+    FOLDER may also be a file with a list of photos, one path a line, or - for such a list on
+    standard input; OUT/masks then repeats the paths as they are listed.
+
     A run that was stopped, killed or out of disk goes on where it was: give the same command again.
     Ctrl-C finishes the photos under way (exit code 130), a second one ends at once.
     """
     from flowerseg.artifact import manifest_path, read_manifest
     from flowerseg.errors import Stopped
-    from flowerseg.listing import list_photos
+    from flowerseg.images import MAX_PIXELS
     from flowerseg.predict import PredictSettings, default_workers, segment_listing
     from flowerseg.segmenter import Segmenter
     from flowerseg.shipped import shipped_model
 
-    listing = list_photos(folder, out)
+    listing, out = _divided(_listed(folder, out, null), out, shard)
     path = model or shipped_model()
-    settings = PredictSettings(batch, workers or default_workers(), save, fail_fast)
+    settings = PredictSettings(
+        batch,
+        workers or default_workers(),
+        save,
+        fail_fast,
+        max_pixels or MAX_PIXELS,
+        isolate,
+    )
     _refuse_batch(settings, read_manifest(manifest_path(path)))
     with Segmenter.open(
         path,
@@ -143,6 +196,37 @@ def predict(
     if report.failed:
         _list_failures(report, out)
         raise click.exceptions.Exit(1)
+
+
+def _listed(folder: Path, out: Path, null: bool) -> "Listing":
+    """The photos of a folder, or of a list of them."""
+    from flowerseg.images import PHOTO_SUFFIXES
+    from flowerseg.listing import list_photos, photos_on_list
+
+    is_list = folder.is_file() and folder.suffix.lower() not in PHOTO_SUFFIXES
+    if not is_list and str(folder) != "-":
+        if null:
+            raise click.UsageError(f"-0 is for lists of photos, and {folder} is none.")
+        return list_photos(folder, out)
+    try:
+        with click.open_file(str(folder), "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise click.FileError(str(folder), error.strerror) from error
+    name = "standard input" if str(folder) == "-" else str(folder)
+    return photos_on_list(content, name, b"\0" if null else b"\n")
+
+
+def _divided(
+    listing: "Listing", out: Path, part_of: tuple[int, int] | None
+) -> "tuple[Listing, Path]":
+    """The part of the photos that is asked for, and where it goes: each has its own journal."""
+    from flowerseg.listing import shard
+
+    if part_of is None:
+        return listing, out
+    part, parts = part_of
+    return shard(listing, part, parts), out / f"{part}-of-{parts}"
 
 
 def _refuse_batch(settings: "PredictSettings", manifest: "Manifest") -> None:

@@ -15,6 +15,7 @@ from flowerseg.artifact import as_parent, versions_here
 from flowerseg.errors import ImageError, Stopped
 from flowerseg.files import explained, remove_temporaries, write_text
 from flowerseg.images import opencv_version
+from flowerseg.isolate import opened_decoder
 from flowerseg.listing import Listing, list_photos
 from flowerseg.predict.journal import Journal
 from flowerseg.predict.lock import locked
@@ -105,9 +106,13 @@ def segment_listing(
     settings = settings or PredictSettings()
     batch = batch_size(settings, segmenter.info.batch)
     pipeline: Pipeline[Outcome] = Pipeline(segmenter.infer, batch, settings.workers)
-    with locked(out), Journal(out, basis_of(segmenter)) as journal:
+    with (
+        locked(out),
+        Journal(out, basis_of(segmenter)) as journal,
+        opened_decoder(settings.max_pixels, settings.isolate_s) as decode,
+    ):
         _clear(out, journal)
-        job = Job(listing.folder, out, segmenter, settings.save)
+        job = Job(listing.folder, out, segmenter, settings.save, decode)
         run = _Run(job, journal, settings, watcher or Silent(), stop or Event())
         run.say_first()
         run.segment(listing, pipeline)

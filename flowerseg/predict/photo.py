@@ -13,6 +13,7 @@ from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.errors import ImageError, NameTooLong
 from flowerseg.files import explained, sha256_of, write_bytes
 from flowerseg.images import decode_rgb, encode_mask, encode_png, photo_bytes
+from flowerseg.isolate import Decode
 from flowerseg.masks import cutout, foreground_at, overlay
 from flowerseg.predict.journal import Entry
 from flowerseg.predict.pipeline import ForBackend, ForDisk
@@ -30,6 +31,7 @@ class Job:
     out: Path
     segmenter: Segmenter  # in threads its data and `mask`; its backend has one thread
     save: tuple[Save, ...]
+    decode: Decode = decode_rgb
 
     def output(self, photo: Path, kind: Save) -> Path:
         """Where a file made of a photo is: b.jpg -> b.jpg.png."""
@@ -74,7 +76,7 @@ def begin(job: Job, task: Task) -> ForBackend[Outcome] | Outcome:
     if task.before is not None and _is_done(job, task.photo, task.before, sha256):
         return Outcome(task.photo, task.before, is_kept=True)
     try:
-        rgb = decode_rgb(data, str(path))
+        rgb = job.decode(data, str(path))
     except ImageError as error:
         return failed(job, task, str(error), sha256)
     frame = frame_from_photo(rgb, job.segmenter.preprocess)

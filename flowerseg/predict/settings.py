@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from flowerseg.artifact import Batch
+from flowerseg.images import MAX_PIXELS
 
 UNTUNED_BATCH = 8  # for files that are tuned for no batch: enough to fill a GPU's pipeline
 
@@ -36,6 +37,8 @@ class PredictSettings:
     workers: int = field(default_factory=default_workers)
     save: tuple[Save, ...] = (Save.MASK,)
     fail_fast: bool = False  # stop at the first photo that cannot be segmented
+    max_pixels: int = MAX_PIXELS  # a photo of more is not decoded
+    isolate_s: float | None = None  # decode in other processes, for so long at most
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
@@ -44,6 +47,10 @@ class PredictSettings:
             raise ValueError(f"workers must be 1 or more, not {self.workers}")
         if not self.save:
             raise ValueError("save names nothing to write")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels must be 1 or more, not {self.max_pixels}")
+        if self.isolate_s is not None and self.isolate_s <= 0:
+            raise ValueError(f"isolate_s must be more than 0, not {self.isolate_s}")
 
 
 def batch_size(settings: PredictSettings, takes: Batch | None) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.errors import ImageError
-from flowerseg.images import read_rgb
+from flowerseg.images import photo_bytes
+from flowerseg.isolate import Decode, opened_decoder
 from flowerseg.predict.pipeline import ForBackend, Pipeline, Step
 from flowerseg.predict.settings import PredictSettings, batch_size
 from flowerseg.preprocess import frame_from_photo
@@ -41,7 +42,7 @@ def stream(
     Args:
         photos: paths, or pixels (h, w, 3) in RGB.
         segmenter: used from the thread that asks for the next result.
-        settings: batch and workers; the others are of folders.
+        settings: batch, workers and how to decode; the others are of folders.
 
     Raises:
         ValueError: the batch is larger than the model takes.
@@ -49,24 +50,32 @@ def stream(
     settings = settings or PredictSettings()
     batch = batch_size(settings, segmenter.info.batch)
     pipeline: Pipeline[Segmented] = Pipeline(segmenter.infer, batch, settings.workers)
-    with closing(pipeline.run(_steps(photos, segmenter))) as finished:
+    with (
+        opened_decoder(settings.max_pixels, settings.isolate_s) as decode,
+        closing(pipeline.run(_steps(photos, segmenter, decode))) as finished,
+    ):
         for item in finished:
             yield item.result
 
 
-def _steps(photos: Iterable[str | Path | Rgb], segmenter: Segmenter) -> Iterator[Step[Segmented]]:
+def _steps(
+    photos: Iterable[str | Path | Rgb], segmenter: Segmenter, decode: Decode
+) -> Iterator[Step[Segmented]]:
     for index, photo in enumerate(photos):
-        yield partial(_begin, segmenter, index, photo)
+        yield partial(_begin, segmenter, decode, index, photo)
 
 
 def _begin(
-    segmenter: Segmenter, index: int, photo: str | Path | Rgb
+    segmenter: Segmenter, decode: Decode, index: int, photo: str | Path | Rgb
 ) -> ForBackend[Segmented] | Segmented:
-    path = None if isinstance(photo, np.ndarray) else Path(photo)
-    try:
-        rgb = photo if isinstance(photo, np.ndarray) else read_rgb(Path(photo))
-    except ImageError as error:
-        return Segmented(index, path, error=str(error))
+    if isinstance(photo, np.ndarray):
+        path, rgb = None, photo
+    else:
+        path = Path(photo)
+        try:
+            rgb = decode(photo_bytes(path), str(path))
+        except ImageError as error:
+            return Segmented(index, path, error=str(error))
     frame = frame_from_photo(rgb, segmenter.preprocess)
     return ForBackend(frame, partial(_finish, segmenter, index, path, size_of(rgb)))
 

@@ -33,6 +33,16 @@ class Kind(StrEnum):
     PT2 = "pt2"
 
 
+RUNTIMES: dict[Kind, tuple[str, ...]] = {
+    Kind.CHECKPOINT: ("pytorch", "pytorch-fp16", "torch-compile"),
+    Kind.ONNX: ("onnxruntime", "openvino"),
+    Kind.TENSORRT: ("tensorrt",),
+    Kind.TENSORRT_RTX: ("tensorrt-rtx",),
+    Kind.PT2: ("aotinductor",),
+}
+"""The runtimes that open each kind of file; the first is the one that it is proved in first."""
+
+
 class Precision(StrEnum):
     """The type that the network computes in; input and output are always uint8."""
 
@@ -141,6 +151,7 @@ class Proof:
     place_share: float | None = None  # by which places of one batch differ on the same photo
     largest_difference: float | None = None  # of probabilities
     worst: tuple[WorstPhoto, ...] = ()
+    runtime: str = ""  # by name; empty: the first of the file's kind, or none
 
     @property
     def why(self) -> str:
@@ -197,6 +208,7 @@ class Manifest:
     parents: tuple[Parent, ...] = ()
     data: Data | None = None
     proof: Proof | None = None
+    further_proofs: tuple[Proof, ...] = ()  # of the same bytes in other runtimes
     built_for: BuiltFor | None = None
     versions: dict[str, str] = field(default_factory=dict)
     rebuild: str = ""
@@ -208,6 +220,19 @@ class Manifest:
     def rules(self) -> FolderRules:
         """How a folder of labelled photos is read for this model."""
         return self.data.rules if self.data else FolderRules()
+
+    def proof_in(self, runtime: str) -> Proof | None:
+        """What one runtime's proof found: another one may compute something else."""
+        first = RUNTIMES[self.kind][0]
+        proofs = [self.proof, *self.further_proofs]
+        return next((p for p in proofs if p and (p.runtime or first) == runtime), None)
+
+    def is_proved_in(self, runtime: str) -> bool:
+        """Whether the file may be used in a runtime; a checkpoint in PyTorch is the reference."""
+        if self.kind is Kind.CHECKPOINT and runtime == RUNTIMES[self.kind][0]:
+            return True
+        proof = self.proof_in(runtime)
+        return proof is not None and proof.status == "proved"
 
     def to_json(self) -> str:
         """The manifest as readable JSON."""
@@ -299,20 +324,38 @@ def rewrite_manifest(artifact: Artifact, **changes: Any) -> Artifact:
     return Artifact(artifact.path, manifest)
 
 
-def require_proof(artifact: Artifact, *, allow_unproven: bool) -> None:
-    """Refuse a deployable file that was not proved; a checkpoint is its own reference.
+def record_proof(artifact: Artifact, proof: Proof) -> Artifact:
+    """Write a proof into the manifest on disk, in place of the last one in the same runtime."""
+    manifest = artifact.manifest
+    first = manifest.proof
+    if first is None or first.runtime in ("", proof.runtime):
+        return rewrite_manifest(artifact, proof=proof)
+    others = [p for p in manifest.further_proofs if p.runtime != proof.runtime]
+    return rewrite_manifest(artifact, further_proofs=(*others, proof))
+
+
+def require_proof(artifact: Artifact, *, allow_unproven: bool, runtime: str = "") -> None:
+    """Refuse a file that was not proved in a runtime; a checkpoint in PyTorch is the reference.
+
+    Args:
+        artifact: the file.
+        allow_unproven: refuse nothing.
+        runtime: by name; empty is the first that opens the file's kind.
 
     Raises:
         ArtifactError: no proof, or a failed one, and `allow_unproven` is False.
     """
     manifest = artifact.manifest
-    proved = manifest.proof is not None and manifest.proof.status == "proved"
-    if manifest.kind is Kind.CHECKPOINT or proved or allow_unproven:
+    first = RUNTIMES[manifest.kind][0]
+    chosen = runtime or first
+    if allow_unproven or manifest.is_proved_in(chosen):
         return
-    state = manifest.proof.why if manifest.proof else "its proof was never run"
+    proof = manifest.proof_in(chosen)
+    state = proof.why if proof else "its proof was never run"
+    where, option = ("", "") if chosen == first else (f" in {chosen}", f" --runtime {chosen}")
     raise ArtifactError(
-        f"{artifact.path}: not proved ({state.rstrip('.')}). Prove it with flowerseg-verify "
-        f"{artifact.path} --reference CHECKPOINT --data DIR, or say --unproven."
+        f"{artifact.path}: not proved{where} ({state.rstrip('.')}). Prove it with flowerseg-verify "
+        f"{artifact.path}{option} --reference CHECKPOINT --data DIR, or say --unproven."
     )
 
 

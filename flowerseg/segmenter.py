@@ -9,7 +9,14 @@ import numpy as np
 
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.artifact import Artifact, open_artifact, require_proof
-from flowerseg.backends import Backend, BackendInfo, open_backend, run
+from flowerseg.backends import (
+    RUNTIMES,
+    Backend,
+    BackendInfo,
+    fastest_proved,
+    open_backend,
+    run,
+)
 from flowerseg.masks import foreground_at, mask_from_foreground
 from flowerseg.preprocess import Preprocess, frame_from_photo
 from flowerseg.selftest import require_same_map
@@ -42,6 +49,7 @@ class Segmenter:
         *,
         device: str = "auto",
         runtime: str = "auto",
+        threads: int | None = None,
         threshold: float | None = None,
         allow_unproven: bool = False,
         is_tested: bool = True,
@@ -51,9 +59,11 @@ class Segmenter:
         Args:
             model: path of the file.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
-            runtime: `auto`, or one of `backends.RUNTIMES` for the file's kind.
+            runtime: one of `backends.RUNTIMES` for the file's kind; `auto` is the fastest one here
+                in which the file was proved, and `info` says which.
+            threads: see `open_backend`.
             threshold: probability from which a pixel is flower; None takes the model's.
-            allow_unproven: open a file whose proof failed or was never run.
+            allow_unproven: open a file whose proof failed, or was never run in this runtime.
             is_tested: run the self-test in the manifest; the proof does not, for it finds out more.
 
         Raises:
@@ -61,9 +71,11 @@ class Segmenter:
             BackendUnavailable: runtime or device missing. Nothing falls back in silence.
         """
         artifact = open_artifact(Path(model))
-        require_proof(artifact, allow_unproven=allow_unproven)
-        backend = open_backend(artifact, device, runtime)
         manifest = artifact.manifest
+        opener = fastest_proved(manifest, device) if runtime == "auto" else runtime
+        if opener in RUNTIMES[manifest.kind]:  # another one is refused for what it is
+            require_proof(artifact, allow_unproven=allow_unproven, runtime=opener)
+        backend = open_backend(artifact, device, opener, threads)
         if is_tested:
             try:
                 require_same_map(artifact, backend)

@@ -25,6 +25,7 @@ from flowerseg.artifact import (
     open_artifact,
     publish,
     read_manifest,
+    record_proof,
     require_proof,
     rewrite_manifest,
 )
@@ -220,6 +221,44 @@ def test_file_without_a_proof_is_refused_unless_allowed(
     with pytest.raises(ArtifactError, match=f"{said}. Prove it with flowerseg-verify"):
         require_proof(artifact, allow_unproven=False)
     require_proof(artifact, allow_unproven=True)
+
+
+def test_each_runtime_has_a_proof_of_its_own_which_the_next_one_replaces(tmp_path: Path) -> None:
+    onnx = dataclasses.replace(BARE, kind=Kind.ONNX, proof=Proof("not run", "no photos"))
+    first = Proof("proved", "a", runtime="onnxruntime")
+    other = Proof("failed", "b", runtime="openvino")
+    again = Proof("proved", "c", runtime="openvino")
+
+    artifact = _publish(tmp_path, onnx)
+    found = []
+    for proof in (first, other, again):
+        artifact = record_proof(artifact, proof)
+        found.append((artifact.manifest.proof, artifact.manifest.further_proofs))
+
+    assert found == [(first, ()), (first, (other,)), (first, (again,))]
+    assert open_artifact(artifact.path).manifest.proof_in("openvino") == again
+
+
+@pytest.mark.parametrize(
+    ("proof", "runtime", "is_proved"),
+    [
+        (Proof("proved", "older: names no runtime"), "onnxruntime", True),
+        (Proof("proved", "older: names no runtime"), "openvino", False),
+        (Proof("proved", "by hand", runtime="openvino"), "openvino", True),
+        (Proof("proved", "by hand", runtime="openvino"), "onnxruntime", False),
+        (Proof("failed", "by hand", runtime="openvino"), "openvino", False),
+    ],
+)
+def test_proof_is_good_for_the_runtime_that_executed_it(
+    tmp_path: Path, proof: Proof, runtime: str, is_proved: bool
+) -> None:
+    artifact = _publish(tmp_path, dataclasses.replace(BARE, kind=Kind.ONNX, proof=proof))
+    assert artifact.manifest.is_proved_in(runtime) is is_proved
+    if is_proved:
+        require_proof(artifact, allow_unproven=False, runtime=runtime)
+    else:
+        with pytest.raises(ArtifactError, match="not proved"):
+            require_proof(artifact, allow_unproven=False, runtime=runtime)
 
 
 @pytest.mark.parametrize("manifest", [FULL, BARE], ids=["proved", "checkpoint"])

@@ -21,7 +21,8 @@ Verify = Callable[..., Result]
 @pytest.fixture
 def model(fp32_onnx: Artifact, copied: Callable[[Path], Path]) -> Artifact:
     """A copy of the FP32 export whose proof was lost."""
-    return rewrite_manifest(open_artifact(copied(fp32_onnx.path)), proof=None)
+    artifact = open_artifact(copied(fp32_onnx.path))
+    return rewrite_manifest(artifact, proof=None, further_proofs=())
 
 
 @pytest.fixture
@@ -52,6 +53,16 @@ def test_json_is_the_proof_of_the_runtime_that_was_asked_for(run: Verify, runtim
     assert told["status"] == "proved"
     assert told["how"].startswith(f"executed by {runtime} ")
     assert told["batch_sizes"] == [1, 3, 8]
+
+
+def test_proof_in_another_runtime_stands_beside_the_first(run: Verify, model: Artifact) -> None:
+    assert run("--limit", "2").exit_code == 0
+    result = run("--limit", "2", "--runtime", "openvino")
+    assert result.exit_code == 0, result.output
+    assert "executed by openvino " in result.stdout
+    manifest = open_artifact(model.path).manifest
+    assert manifest.is_proved_in("onnxruntime")
+    assert manifest.is_proved_in("openvino")
 
 
 def test_masks_that_differ_are_exit_1_and_the_manifest_says_failed(

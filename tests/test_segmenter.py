@@ -3,13 +3,22 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 import flowerseg
+from flowerseg import backends
 from flowerseg.arrays import SizeHW
-from flowerseg.artifact import Artifact, Batch, open_artifact, rewrite_manifest
+from flowerseg.artifact import (
+    Artifact,
+    Batch,
+    Precision,
+    Proof,
+    open_artifact,
+    rewrite_manifest,
+)
 from flowerseg.backends.null import NullBackend
 from flowerseg.backends.pytorch import PyTorchBackend
 from flowerseg.errors import ArtifactError
@@ -74,7 +83,6 @@ def test_opened_model_brings_its_preprocess_and_threshold(
     with flowerseg.Segmenter.open(str(artifact.path), device="cpu") as segmenter:
         assert segmenter.preprocess == FRAME
         assert segmenter.threshold == 0.25
-        assert segmenter.info.runtime == "onnxruntime"
         assert segmenter.artifact is not None
     with Segmenter.open(artifact.path, device="cpu", threshold=0.75) as segmenter:
         assert segmenter.threshold == 0.75
@@ -84,11 +92,70 @@ def test_unproven_model_is_opened_only_on_request(
     fp32_onnx: Artifact, copied: Callable[[Path], Path]
 ) -> None:
     artifact = open_artifact(copied(fp32_onnx.path))
-    rewrite_manifest(artifact, proof=None)
+    rewrite_manifest(artifact, proof=None, further_proofs=())
     with pytest.raises(ArtifactError, match="never run"):
         Segmenter.open(artifact.path, device="cpu")
     with Segmenter.open(artifact.path, device="cpu", allow_unproven=True) as segmenter:
         assert segmenter.segment(_noise((10, 10))).shape == (10, 10)
+
+
+def proofs(**status: Literal["proved", "failed"]) -> dict[str, Any]:
+    """Fields of a manifest: a proof in each runtime, with its outcome."""
+    first, *further = (Proof(how, "planted", runtime=name) for name, how in status.items())
+    return {"proof": first, "further_proofs": tuple(further)}
+
+
+@pytest.mark.parametrize(
+    ("proved", "runtime"),
+    [
+        (proofs(onnxruntime="proved", openvino="proved"), "openvino"),
+        (proofs(onnxruntime="proved"), "onnxruntime"),
+        (proofs(onnxruntime="proved", openvino="failed"), "onnxruntime"),
+        (proofs(onnxruntime="failed", openvino="proved"), "openvino"),
+    ],
+    ids=["both", "one", "the faster one failed", "the first one failed"],
+)
+def test_auto_is_the_fastest_runtime_that_the_file_was_proved_in(
+    fp32_onnx: Artifact, copied: Callable[[Path], Path], proved: dict[str, Any], runtime: str
+) -> None:
+    artifact = rewrite_manifest(open_artifact(copied(fp32_onnx.path)), **proved)
+    with Segmenter.open(artifact.path, device="cpu") as segmenter:
+        assert segmenter.info.runtime == runtime
+
+
+def test_runtime_that_is_not_installed_is_passed_over(
+    fp32_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "openvino" else name)
+    with Segmenter.open(fp32_onnx.path, device="cpu") as segmenter:
+        assert segmenter.info.runtime == "onnxruntime"
+
+
+def test_mobilenet_in_int8_is_faster_in_onnx_runtime(fp32_onnx: Artifact) -> None:
+    small = dataclasses.replace(
+        fp32_onnx.manifest, architecture="deeplabv3_mobilenet_v3_large", precision=Precision.INT8
+    )
+    large = dataclasses.replace(small, architecture="deeplabv3_resnet101")
+    assert backends.fastest_proved(small, "cpu") == "onnxruntime"
+    assert backends.fastest_proved(large, "cpu") == "openvino"
+
+
+def test_runtime_by_name_is_refused_where_the_file_was_not_proved_in_it(
+    fp32_onnx: Artifact, copied: Callable[[Path], Path]
+) -> None:
+    artifact = rewrite_manifest(
+        open_artifact(copied(fp32_onnx.path)), **proofs(onnxruntime="proved")
+    )
+    with pytest.raises(
+        ArtifactError,
+        match=r"not proved in openvino \(its proof was never run\).*--runtime openvino --reference",
+    ):
+        Segmenter.open(artifact.path, device="cpu", runtime="openvino")
+
+
+def test_compiled_checkpoint_is_not_the_reference(reference: Artifact) -> None:
+    with pytest.raises(ArtifactError, match="not proved in torch-compile"):
+        Segmenter.open(reference.path, device="cpu", runtime="torch-compile")
 
 
 def test_backend_is_closed_at_the_end_of_the_block() -> None:

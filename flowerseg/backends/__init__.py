@@ -1,27 +1,80 @@
 """Every runtime behind the same four verbs. `open_backend` is the only door."""
 
-from flowerseg.artifact import Artifact, Kind
+from importlib.util import find_spec
+
+from flowerseg.artifact import RUNTIMES, Artifact, Kind, Manifest, Precision
 from flowerseg.backends.base import Backend, BackendInfo, check_images, run
 from flowerseg.errors import BackendUnavailable
 
-__all__ = ["RUNTIMES", "Backend", "BackendInfo", "check_images", "open_backend", "run"]
+__all__ = [
+    "RUNTIMES",
+    "THREADED",
+    "Backend",
+    "BackendInfo",
+    "check_images",
+    "fastest_proved",
+    "open_backend",
+    "run",
+    "runtimes_here",
+]
 
-RUNTIMES: dict[Kind, tuple[str, ...]] = {
-    Kind.CHECKPOINT: ("pytorch",),
-    Kind.ONNX: ("onnxruntime", "openvino"),
-    Kind.TENSORRT: ("tensorrt",),
-    Kind.TENSORRT_RTX: ("tensorrt-rtx",),
-    Kind.PT2: ("aotinductor",),
-}
-"""The runtimes that open each kind of file; the first is the default."""
+
+THREADED = ("onnxruntime", "openvino")
+"""Runtimes that can be told how many threads to compute with."""
 
 
-def open_backend(artifact: Artifact, device: str = "auto", runtime: str = "auto") -> Backend:
+def runtimes_here(manifest: Manifest, device: str = "auto") -> list[str]:
+    """The installed runtimes that open a file on a device, fastest first, as far as measured.
+
+    Of a checkpoint it is PyTorch alone: who wants it compiled or in half says so by name.
+    """
+    if manifest.kind is not Kind.ONNX:
+        return [RUNTIMES[manifest.kind][0]]
+    from flowerseg.backends.device import resolve_device
+
+    if resolve_device(device) != "cpu":
+        return ["onnxruntime"]  # OpenVINO runs on the CPU here
+    return [runtime for runtime in _fastest_on_cpu(manifest) if find_spec(runtime)]
+
+
+def fastest_proved(manifest: Manifest, device: str = "auto") -> str:
+    """What `auto` opens: the fastest runtime here in which the file was proved.
+
+    Where it was proved in none, the first that opens its kind, which will be refused or allowed.
+    """
+    proved = [r for r in runtimes_here(manifest, device) if manifest.is_proved_in(r)]
+    return proved[0] if proved else RUNTIMES[manifest.kind][0]
+
+
+def _fastest_on_cpu(manifest: Manifest) -> tuple[str, ...]:
+    """ONNX on the CPU: OpenVINO, but for a MobileNetV3 in INT8.
+
+    On two cores with AVX-512 and VNNI OpenVINO took 0.6 of ONNX Runtime's time for a MobileNetV3 in
+    FP32, 0.5 for a ResNet-101, 0.8 for that in INT8, and 1.2 for a MobileNetV3 in INT8. Another
+    processor may order them otherwise: `flowerseg-bench --advise` finds out.
+    """
+    is_small = manifest.architecture == "deeplabv3_mobilenet_v3_large"
+    if is_small and manifest.precision is Precision.INT8:
+        return ("onnxruntime", "openvino")
+    return ("openvino", "onnxruntime")
+
+
+def open_backend(
+    artifact: Artifact, device: str = "auto", runtime: str = "auto", threads: int | None = None
+) -> Backend:
     """Open a checked model file in a runtime. The runtime's package is imported here, not before.
+
+    Args:
+        artifact: the file.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        runtime: one of `RUNTIMES`; `auto` is the first of the file's kind.
+        threads: that one batch is computed with, on the CPU in ONNX Runtime and OpenVINO; None is
+            the runtime's own choice.
 
     Raises:
         ArtifactError: the runtime refuses the file, or it was built for something else.
-        BackendUnavailable: the runtime or the device is not here, or cannot open this kind.
+        BackendUnavailable: the runtime or the device is not here, cannot open this kind, or takes
+            no number of threads.
     """
     kinds = RUNTIMES[artifact.manifest.kind]
     chosen = kinds[0] if runtime == "auto" else runtime
@@ -30,21 +83,33 @@ def open_backend(artifact: Artifact, device: str = "auto", runtime: str = "auto"
             f"{artifact.path}: {runtime} does not open files of kind {artifact.manifest.kind}; "
             f"these do: {', '.join(kinds)}."
         )
+    if threads is not None and chosen not in THREADED:
+        raise BackendUnavailable(
+            f"{artifact.path}: {chosen} takes no number of threads; {' and '.join(THREADED)} do."
+        )
     match chosen:
         case "pytorch":
             from flowerseg.backends.pytorch import open_checkpoint
 
             return open_checkpoint(artifact, device)
+        case "pytorch-fp16":
+            from flowerseg.backends.pytorch import open_half
+
+            return open_half(artifact, device)
+        case "torch-compile":
+            from flowerseg.backends.pytorch import open_compiled
+
+            return open_compiled(artifact, device)
         case "onnxruntime":
             from flowerseg.backends.ort import open_onnx
 
-            return open_onnx(artifact, device)
+            return open_onnx(artifact, device, threads)
         case "openvino":
             from flowerseg.backends.openvino_ import OpenVinoBackend
 
             if device not in ("auto", "cpu"):
                 raise BackendUnavailable(f"OpenVINO runs on the CPU here, not on {device}.")
-            return OpenVinoBackend(artifact)
+            return OpenVinoBackend(artifact, threads)
         case "aotinductor":
             from flowerseg.backends.pt2 import Pt2Backend
 

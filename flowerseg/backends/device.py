@@ -1,5 +1,6 @@
 """Which device was asked for, whether it is here, and what it is."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def allowed_cores() -> list[int]:
+    """The logical cores that this process may run on, which a container may have limited."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def compute_capability(device: str) -> str:

@@ -13,12 +13,16 @@ PIP_LINE = 'pip install "flowerseg[openvino]"'
 class OpenVinoBackend:
     """An ONNX file compiled for the CPU, computing in the file's own precision.
 
+    Args:
+        artifact: the file.
+        threads: that one batch is computed with; None is OpenVINO's own choice.
+
     Raises:
         BackendUnavailable: OpenVINO is not installed.
         ArtifactError: it refuses the file.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         try:
             import openvino
         except ImportError as error:
@@ -26,6 +30,8 @@ class OpenVinoBackend:
         # On processors with bfloat16 OpenVINO would compute FP32 models in it, unasked: eight
         # bits of mantissa instead of 24.
         settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
         try:
             compiled = openvino.Core().compile_model(str(artifact.path), "CPU", settings)
         except RuntimeError as error:

@@ -18,22 +18,29 @@ from flowerseg.errors import ArtifactError, BackendUnavailable
 PIP_LINE = "pip install onnxruntime-gpu"
 
 
-def open_onnx(artifact: Artifact, device: str) -> "OrtCpuBackend | OrtCudaBackend":
+def open_onnx(
+    artifact: Artifact, device: str, threads: int | None = None
+) -> "OrtCpuBackend | OrtCudaBackend":
     """Open an ONNX file in ONNX Runtime.
 
     Raises:
-        BackendUnavailable: ONNX Runtime, the device, or its CUDA provider is not here.
+        BackendUnavailable: ONNX Runtime, the device, or its CUDA provider is not here; or threads
+            were asked for on a GPU.
         ArtifactError: ONNX Runtime refuses the file.
     """
     chosen = resolve_device(device)
-    return OrtCudaBackend(artifact, chosen) if chosen != "cpu" else OrtCpuBackend(artifact)
+    if chosen == "cpu":
+        return OrtCpuBackend(artifact, threads)
+    if threads is not None:
+        raise BackendUnavailable(f"{artifact.path}: threads are the CPU's, and this is {chosen}.")
+    return OrtCudaBackend(artifact, chosen)
 
 
 class OrtCpuBackend:
     """A session on the CPU provider."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        self._session = _session(artifact.path, [("CPUExecutionProvider", {})])
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+        self._session = _session(artifact.path, [("CPUExecutionProvider", {})], threads)
         self.info = _info(artifact, "cpu")
 
     def upload(self, images: Images) -> None:
@@ -61,10 +68,10 @@ class OrtCudaBackend:
 
     def __init__(self, artifact: Artifact, device: str) -> None:
         self._device = torch.device(device)
-        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
+        self.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
         options = {
             "device_id": self._device.index,
-            "user_compute_stream": str(self._stream.cuda_stream),
+            "user_compute_stream": str(self.stream.cuda_stream),
             # On by default: FP32 would be computed with ten bits of mantissa.
             "use_tf32": "0",
         }
@@ -74,7 +81,7 @@ class OrtCudaBackend:
 
     def upload(self, images: Images) -> None:
         """Copy the batch to the device and bind it."""
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self.stream):
             self._images = self._batch.upload(images)
             self._foreground = torch.empty(images.shape[:3], dtype=torch.uint8, device=self._device)
         self._binding = self._session.io_binding()
@@ -92,11 +99,11 @@ class OrtCudaBackend:
 
     def synchronize(self) -> None:
         """Wait for the stream that copies and the session share."""
-        self._stream.synchronize()
+        self.stream.synchronize()
 
     def download(self) -> Foreground:
         """Copy the result to the host."""
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self.stream):
             return self._batch.download(self._foreground)
 
     def close(self) -> None:
@@ -139,7 +146,11 @@ def values_in_onnx(
     return run
 
 
-def _session(model: Path | bytes, providers: list[tuple[str, dict[str, Any]]]) -> Any:
+def _session(
+    model: Path | bytes,
+    providers: list[tuple[str, dict[str, Any]]],
+    threads: int | None = None,
+) -> Any:
     """A session that runs on the provider asked for, or an error: ONNX Runtime itself falls back
     to the CPU without an exception."""
     try:
@@ -152,6 +163,7 @@ def _session(model: Path | bytes, providers: list[tuple[str, dict[str, Any]]]) -
     source = str(model) if isinstance(model, Path) else model
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: a failed provider is reported below
+    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
     try:
         session = onnxruntime.InferenceSession(source, sess_options=options, providers=providers)
     except Exception as error:  # pybind exceptions of many types, all of them "cannot load"

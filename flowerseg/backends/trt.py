@@ -120,7 +120,7 @@ class TensorRTBackend:
             artifact, trt.__version__, compute_capability(str(self._device)), platform.system()
         )
         torch.cuda.set_device(self._device)
-        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
+        self.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
         self._batch = DeviceBatch(str(self._device))
         self._open(trt, artifact)
         self.info = info_of(manifest, manifest.kind, trt.__version__, str(self._device))
@@ -153,7 +153,7 @@ class TensorRTBackend:
 
     def upload(self, images: Images) -> None:
         """Copy the batch to the device and give the context its addresses."""
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self.stream):
             self._images = self._batch.upload(images)
             self._foreground = torch.empty(images.shape[:3], dtype=torch.uint8, device=self._device)
         _must(self._context.set_input_shape("images", images.shape), "set_input_shape")
@@ -162,15 +162,15 @@ class TensorRTBackend:
 
     def execute(self) -> None:
         """Enqueue the engine on its stream."""
-        _must(self._context.execute_async_v3(self._stream.cuda_stream), "execute_async_v3")
+        _must(self._context.execute_async_v3(self.stream.cuda_stream), "execute_async_v3")
 
     def synchronize(self) -> None:
         """Wait for the stream."""
-        self._stream.synchronize()
+        self.stream.synchronize()
 
     def download(self) -> Foreground:
         """Copy the result to the host."""
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self.stream):
             return self._batch.download(self._foreground)
 
     def close(self) -> None:

@@ -13,6 +13,10 @@ from flowerseg.errors import FlowersegError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+CHOSEN_RUNTIMES = ("onnxruntime", "openvino", "pytorch", "pytorch-fp16", "torch-compile")
+"""Those of files that several runtimes open; the others follow from the file."""
+
+
 class Command(click.Command):
     """A command whose `FlowersegError` becomes a message on stderr and exit code 1.
 
@@ -40,13 +44,14 @@ def device_option(command: F) -> F:
 
 
 def runtime_option(command: F) -> F:
-    """`--runtime`: what opens an ONNX file."""
+    """`--runtime`: what opens the file, where several runtimes can."""
     return click.option(
         "--runtime",
-        type=click.Choice(["auto", "onnxruntime", "openvino"]),
+        type=click.Choice(["auto", *CHOSEN_RUNTIMES]),
         default="auto",
         show_default=True,
-        help="Runtime for .onnx files; auto is onnxruntime.",
+        help="onnxruntime and openvino open .onnx files, the others .pt. auto is the fastest in "
+        "which the file was proved, and says which; flowerseg-verify begins with the first.",
     )(command)
 
 

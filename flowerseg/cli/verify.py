@@ -67,7 +67,7 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
     Runs the very file on labelled photos at every batch size that can go wrong, writes the proof
     into its manifest, and exits with 1 when the masks differ by more than the limits.
     """
-    from flowerseg.artifact import open_artifact, rewrite_manifest
+    from flowerseg.artifact import open_artifact, record_proof
     from flowerseg.data import open_photos
     from flowerseg.proof import prove
 
@@ -86,7 +86,8 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
             limits=_limits(artifact, asked),
             on_batch=on_batch,
         )
-    proved = rewrite_manifest(artifact, proof=evidence.proof)
+    record_proof(artifact, evidence.proof)
+    proved = _as_proved(artifact, evidence.proof)
     print_result(evidence.proof, proof_text(proved), as_json=as_json)
     _write_files(proved, evidence, photos, asked)
     if asked["locate"] and evidence.proof.status == "failed":
@@ -95,12 +96,20 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
 
 
 def _limits(artifact: "Artifact", asked: Mapping[str, Any]) -> "Limits":
-    """The limits of the file's precision, but for what was asked for."""
+    """The limits of the precision that is computed in, but for what was asked for."""
+    from flowerseg.artifact import Precision
     from flowerseg.proof import LIMITS
     from flowerseg.proof.command import LIMIT_FIELDS
 
     given = {field: asked[name] for name, field in LIMIT_FIELDS.items() if asked[name] is not None}
-    return dataclasses.replace(LIMITS[artifact.manifest.precision], **given)
+    half = Precision.FP16 if asked["runtime"] == "pytorch-fp16" else None
+    return dataclasses.replace(LIMITS[half or artifact.manifest.precision], **given)
+
+
+def _as_proved(artifact: "Artifact", proof: "Proof") -> "Artifact":
+    """The file with this proof alone, for those that tell of it."""
+    manifest = dataclasses.replace(artifact.manifest, proof=proof, further_proofs=())
+    return dataclasses.replace(artifact, manifest=manifest)
 
 
 def _require_writable(asked: Mapping[str, Any]) -> None:
@@ -169,13 +178,15 @@ def proof_progress() -> Iterator[Callable[[int, int], None]]:
 
 def proof_text(artifact: "Artifact") -> str:
     """A proof in some lines of at most _COLUMNS characters, paths excepted."""
-    proof = artifact.manifest.proof
+    manifest = artifact.manifest
+    proof = manifest.proof
     if proof is None or proof.limits is None:
         return f"{artifact.path}: not proved: {proof.how if proof else 'never run'}"
     verdict = "PROVED" if proof.status == "proved" else "FAILED"
     sizes = ", ".join(map(str, proof.batch_sizes))
     head = f"{artifact.path}: {verdict} on {proof.photos} photos of {proof.data}, batch {sizes}"
-    return "\n".join([head, *(_wrapped(line) for line in _proof_lines(proof, proof.limits))])
+    lines = [*_proof_lines(proof, proof.limits), *map(_further_line, manifest.further_proofs)]
+    return "\n".join([head, *map(_wrapped, lines)])
 
 
 def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
@@ -202,6 +213,14 @@ def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
     if proof.emulated_agreement_iou is not None:
         yield f"emulated half: agreement IoU {proof.emulated_agreement_iou:.5f}"
     yield from (f"FAULT {fault}" for fault in proof.faults)
+
+
+def _further_line(proof: "Proof") -> str:
+    from flowerseg.proof.checks import five_digits
+
+    if proof.status == "proved":
+        return f"proved in {proof.runtime} too: agreement IoU {five_digits(proof.agreement_iou)}"
+    return f"NOT proved in {proof.runtime}, which auto leaves alone: {proof.why}"
 
 
 def _wrapped(line: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flowerseg.arrays import Mask, size_of
 from flowerseg.artifact import (
+    RUNTIMES,
     Artifact,
     Batch,
     BatchAgreement,
@@ -68,12 +69,21 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Emulated:
+    """What half would do to the network, and what of that is beyond the limits."""
+
+    parity: Parity
+    faults: list[str]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """A proof with what it rests on."""
 
     proof: Proof
     parity: Parity
     expected: list[Expected]
+    emulated: Emulated | None = None  # where the runtime computes half in FP32
 
 
 def prove(
@@ -85,6 +95,7 @@ def prove(
     runtime: str = "auto",
     limits: Limits | None = None,
     on_batch: OnBatch = lambda *_: None,
+    before: Evidence | None = None,
 ) -> Evidence:
     """Run the file against its checkpoint on labelled photos, at every batch size worth a doubt.
 
@@ -93,9 +104,11 @@ def prove(
         reference: the checkpoint that it was made from; it runs in FP32, one photo at a time.
         photos: labelled photos.
         device: where the file runs; the reference runs there too.
-        runtime: what opens an ONNX file.
-        limits: None takes `LIMITS` of the file's precision.
+        runtime: what opens the file; `auto` is the first of its kind in `RUNTIMES`.
+        limits: None takes `LIMITS` of the precision that the runtime computes in.
         on_batch: progress.
+        before: what was found of the same file in another runtime, with the same photos on the
+            same device: the reference is not run again.
 
     Raises:
         ArtifactError: the file was made from another checkpoint, or cannot be opened.
@@ -103,30 +116,27 @@ def prove(
     """
     refuse_stranger(artifact, reference)
     manifest = artifact.manifest
-    allowed = limits or LIMITS[manifest.precision]
-    path = artifact.path
+    opener = RUNTIMES[manifest.kind][0] if runtime == "auto" else runtime
     with Segmenter.open(
-        path, device=device, runtime=runtime, allow_unproven=True, is_tested=False
+        artifact.path, device=device, runtime=opener, allow_unproven=True, is_tested=False
     ) as model:
-        own = reference.manifest.threshold
-        with Segmenter(open_checkpoint(reference, device), manifest.preprocess, own) as truth:
-            expected = list(expect(truth, photos))
-        parity = measure_parity(model, expected, batch_sizes(manifest.batch), on_batch)
         info = model.info
+        expected = before.expected if before else _expected(artifact, reference, photos, device)
+        parity = measure_parity(model, expected, batch_sizes(manifest.batch), on_batch)
+    precision = Precision(info.precision)  # a checkpoint may be opened in another than its own
+    allowed = limits or LIMITS[precision]
     how = f"executed by {info}"
     faults = faults_of(parity, expected, allowed)
-    emulated: Parity | None = None
-    if (
-        manifest.precision is Precision.FP16
-        and info.device == "cpu"
-        and info.runtime in _WIDENS_HALF
-    ):
+    emulated: Emulated | None = None
+    if precision is Precision.FP16 and info.device == "cpu" and info.runtime in _WIDENS_HALF:
         how += ", which computes half in FP32, so half was emulated in PyTorch too"
-        emulated, found = _emulate_half(artifact, reference, expected, allowed)
-        faults += found
+        emulated = before.emulated if before else None
+        emulated = emulated or _emulate_half(artifact, reference, expected, allowed)
+        faults += emulated.faults
     proof = Proof(
         status="failed" if faults else "proved",
         how=how,
+        runtime=opener,
         mode="executed" if emulated is None else "emulated",
         faults=tuple(faults),
         limits=allowed,
@@ -134,11 +144,17 @@ def prove(
         data=f"{photos.name} {photos.fingerprint[:12]}",
         reference_sha256=reference.manifest.sha256,
         **_figures(parity, expected),
-        emulated_agreement_iou=min(emulated.agreements.values(), default=None)
-        if emulated
-        else None,
+        emulated_agreement_iou=_lowest(emulated.parity if emulated else None),
     )
-    return Evidence(proof, parity, expected)
+    return Evidence(proof, parity, expected, emulated)
+
+
+def _expected(
+    artifact: Artifact, reference: Artifact, photos: PhotoSet, device: str
+) -> list[Expected]:
+    preprocess, own = artifact.manifest.preprocess, reference.manifest.threshold
+    with Segmenter(open_checkpoint(reference, device), preprocess, own) as truth:
+        return list(expect(truth, photos))
 
 
 def refuse_stranger(artifact: Artifact, reference: Artifact) -> None:
@@ -361,7 +377,7 @@ def _against_truth(expected: Expected) -> Counts:
 
 def _emulate_half(
     artifact: Artifact, reference: Artifact, expected: Sequence[Expected], limits: Limits
-) -> tuple[Parity, list[str]]:
+) -> Emulated:
     preprocess = reference.manifest.preprocess
     network = specialised(network_from_artifact(reference), preprocess.size_hw)
     emulation = emulated_half_from_network(network, artifact.manifest.keep_fp32)
@@ -370,6 +386,6 @@ def _emulate_half(
         with Segmenter(backend, preprocess, reference.manifest.threshold) as emulated:
             parity = measure_parity(emulated, expected, [REFERENCE_BATCH])
     except ParityError as error:
-        return Parity(), [f"emulated half: {error}"]
+        return Emulated(Parity(), [f"emulated half: {error}"])
     faults = faults_of(parity, expected, limits)
-    return parity, [f"emulated half: {fault}" for fault in faults]
+    return Emulated(parity, [f"emulated half: {fault}" for fault in faults])

@@ -27,6 +27,7 @@ EXACT = [
     "onnxruntime",
     "openvino",
     pytest.param("aotinductor", marks=pytest.mark.slow),
+    pytest.param("torch-compile", marks=pytest.mark.slow),
     pytest.param("pytorch cuda", marks=gpu),
     pytest.param("onnxruntime cuda", marks=gpu),
     pytest.param("tensorrt cuda", marks=[gpu, pytest.mark.tensorrt]),
@@ -49,6 +50,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         return
     fixture = {
         "pytorch": "reference",
+        "torch-compile": "reference",
         "onnxruntime": "fp32_onnx",
         "openvino": "fp32_onnx",
         "aotinductor": "pt2_package",
@@ -190,6 +192,26 @@ def test_cpu_in_place_of_the_cuda_provider_is_an_error(monkeypatch: pytest.Monke
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     with pytest.raises(BackendUnavailable, match=r"runs \['CPUExecutionProvider'\], not CUDA"):
         ort.try_provider("cuda")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_half_in_pytorch_is_refused_on_the_cpu_with_the_reason(reference: Artifact) -> None:
+    with pytest.raises(BackendUnavailable, match=r"over ten times as long .*--runtime pytorch"):
+        open_backend(reference, "auto", "pytorch-fp16")
+
+
+def test_threads_are_what_was_asked_for(fp32_onnx: Artifact) -> None:
+    with closing(open_backend(fp32_onnx, "cpu", "openvino", threads=1)) as opened:
+        compiled = opened._request.get_compiled_model()  # type: ignore[attr-defined]  # OpenVINO's
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    with closing(open_backend(fp32_onnx, "cpu", "onnxruntime", threads=1)) as opened:
+        options = opened._session.get_session_options()  # type: ignore[attr-defined]  # its own
+        assert options.intra_op_num_threads == 1
+
+
+def test_runtime_that_takes_no_number_of_threads_refuses_one(reference: Artifact) -> None:
+    with pytest.raises(BackendUnavailable, match="pytorch takes no number of threads"):
+        open_backend(reference, "cpu", "pytorch", threads=2)
 
 
 def test_openvino_computes_fp32_models_in_fp32(fp32_onnx: Artifact) -> None:

@@ -18,7 +18,7 @@ from onnx import helper
 from flowerseg.artifact import Artifact, Proof, manifest_path, open_artifact
 from flowerseg.checkpoint import load_checkpoint
 from flowerseg.data import open_photos
-from flowerseg.errors import ExportError
+from flowerseg.errors import ArtifactError, ExportError
 from flowerseg.images import resize_area
 from flowerseg_export import export as export_module
 from flowerseg_export.cli import export
@@ -61,6 +61,37 @@ def test_file_with_photos_is_proved(run: Export, out: Path, painted: Path) -> No
     proof = open_artifact(out).manifest.proof
     assert proof is not None
     assert (proof.status, proof.photos) == ("proved", 3)
+
+
+def test_file_is_proved_in_every_runtime_here(run: Export, out: Path, painted: Path) -> None:
+    result = run("--data", painted, "--limit", "3")
+    manifest = open_artifact(out).manifest
+    assert manifest.proof is not None
+    (other,) = manifest.further_proofs
+    assert [(p.runtime, p.status) for p in (manifest.proof, other)] == [
+        ("onnxruntime", "proved"),
+        ("openvino", "proved"),
+    ]
+    assert other.how.startswith("executed by openvino ")
+    assert other.reference_iou == manifest.proof.reference_iou
+    assert f"proved in openvino too: agreement IoU {other.agreement_iou:.5f}" in result.stdout
+
+
+def test_runtime_that_refuses_the_file_is_told_and_does_not_spoil_the_other_proof(
+    run: Export, out: Path, painted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ArtifactError("OpenVINO refuses it: planted")
+
+    monkeypatch.setattr("flowerseg.backends.openvino_.OpenVinoBackend", refuse)
+    result = run("--data", painted, "--limit", "2")
+    assert result.exit_code == 0, result.output
+    assert "NOT proved in openvino, which auto leaves alone" in result.stdout
+    manifest = open_artifact(out).manifest
+    assert (manifest.is_proved_in("onnxruntime"), manifest.is_proved_in("openvino")) == (
+        True,
+        False,
+    )
 
 
 def test_file_without_photos_is_written_and_not_proved(run: Export, out: Path) -> None:

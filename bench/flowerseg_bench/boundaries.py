@@ -5,6 +5,7 @@ Each is a `Step`: the stages of one run, each timed by the same clock, for every
 
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from flowerseg.arrays import Foreground, Images, Mask, Rgb, size_of
@@ -12,6 +13,7 @@ from flowerseg.backends import Backend
 from flowerseg.images import read_rgb, write_mask
 from flowerseg.preprocess import frame_from_photo
 from flowerseg.segmenter import Segmenter
+from flowerseg_bench.events import Events
 from flowerseg_bench.timing import Clock, Step, timed
 
 
@@ -31,13 +33,22 @@ STAGES: dict[Boundary, tuple[str, ...]] = {
 """The stages of each boundary, in the order in which they run."""
 
 
-def engine_step(backend: Backend, batches: Sequence[Images], clock: Clock) -> Step:
-    """Execute and synchronize, on a batch that was uploaded before the clock started."""
+def engine_step(
+    backend: Backend, batches: Sequence[Images], clock: Clock, events: Events | None = None
+) -> Step:
+    """Execute and synchronize, on a batch that was uploaded before the clock started.
+
+    `events` are put around execute on the device's own clock, where it has one.
+    """
+    execute = backend.execute if events is None else partial(events.around, backend.execute)
 
     def step(index: int) -> tuple[float, ...]:
         backend.upload(batches[index % len(batches)])
         backend.synchronize()  # an upload may return before it is done
-        return timed(clock, backend.execute, backend.synchronize)
+        stages_s = timed(clock, execute, backend.synchronize)
+        if events:
+            events.read()
+        return stages_s
 
     return step
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from flowerseg.cli.options import (
+    CHOSEN_RUNTIMES,
     Command,
     device_option,
     json_option,
@@ -30,13 +31,15 @@ class Untold(click.ClickException):
     exit_code = 2
 
 
-def parse_batches(
-    context: click.Context, parameter: click.Parameter, value: str
+def parse_numbers(
+    context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[int, ...]:
-    """`1,8` -> (1, 8), sorted, each once."""
+    """`1,8` -> (1, 8), sorted, each once; nothing -> ()."""
+    if value is None:
+        return ()
     parts = [part.strip() for part in value.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{value!r} is not a list of batch sizes such as 1,8")
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 1,8")
     return tuple(sorted({int(part) for part in parts}))
 
 
@@ -67,7 +70,7 @@ def parse_batches(
     default="1,8",
     show_default=True,
     metavar="N,N…",
-    callback=parse_batches,
+    callback=parse_numbers,
     help="Batch sizes for throughput.",
 )
 @click.option(
@@ -84,8 +87,22 @@ def parse_batches(
     "runtimes",
     multiple=True,
     default=("auto",),
-    type=click.Choice(["auto", "onnxruntime", "openvino"]),
-    help="Runtime for .onnx files, may be repeated; auto (default) is every installed one.",
+    type=click.Choice(["auto", *CHOSEN_RUNTIMES]),
+    help="May be repeated. onnxruntime and openvino open .onnx files, the others .pt; auto "
+    "(default) is every installed one that the file was proved in, of .pt eager PyTorch.",
+)
+@click.option(
+    "--threads",
+    metavar="N,N…",
+    callback=parse_numbers,
+    help="Rows for each number of threads, in onnxruntime and openvino on the CPU.",
+)
+@click.option(
+    "--latency-bound",
+    "latency_bound_ms",
+    metavar="MS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Advise the setting with most photos/s whose batches take no longer.",
 )
 @click.option(
     "--reference",
@@ -106,7 +123,7 @@ def parse_batches(
     metavar="DIR",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Gets results.json, summary.md and report.html.",
+    help="Gets results.json, summary.md, report.html, and tuned.json for flowerseg-predict.",
 )
 def bench(
     models: tuple[Path, ...],
@@ -117,6 +134,8 @@ def bench(
     seconds: float,
     device: str,
     runtimes: tuple[str, ...],
+    threads: tuple[int, ...],
+    latency_bound_ms: float | None,
     reference: Path | None,
     against: Path | None,
     unproven: bool,
@@ -131,7 +150,7 @@ def bench(
     if photos is None and data is None:
         raise click.UsageError("Give --photos DIR, --data DIR or both: zeros are not measured.")
     from flowerseg_bench.against import compared
-    from flowerseg_bench.report import FILES, terminal, write_report
+    from flowerseg_bench.report import terminal, write_report
     from flowerseg_bench.suite import Plan
 
     older = _older(against)
@@ -144,20 +163,22 @@ def bench(
         seconds=seconds,
         device=device,
         runtimes=runtimes,
+        threads=threads,
+        latency_bound_ms=latency_bound_ms,
         reference=reference,
         allow_unproven=unproven,
     )
     results = _run(plan, out)
     if older is not None:
         results = replace(results, comparison=compared(results, older, str(against)))
-    write_report(results, out)
+    written = write_report(results, out)
     if as_json:
         click.echo(results.to_json(), nl=False)
     else:
         # A file has no width of its own; tables cut to 80 columns would lose their numbers.
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
         console.print(terminal(results, console.width))
-    stderr_console().print(f"Written to {out}: {', '.join(FILES)}", soft_wrap=True)
+    stderr_console().print(f"Written to {out}: {', '.join(written)}", soft_wrap=True)
     if results.comparison is not None:
         _end_with(results.comparison)
 

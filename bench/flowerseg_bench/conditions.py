@@ -11,7 +11,7 @@ from pathlib import Path
 
 import flowerseg
 from flowerseg.artifact import versions_here
-from flowerseg.backends.device import device_name
+from flowerseg.backends.device import allowed_cores, device_name
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Conditions:
     commit: str  # of flowerseg's own checkout, `+` behind it if changed; empty: installed
     versions: dict[str, str]
     timer_resolution_ns: float
+    load_at_end: float | None = None  # this run's own work is in it
 
 
 def conditions_here(timer_resolution_s: float) -> Conditions:
@@ -39,7 +40,7 @@ def conditions_here(timer_resolution_s: float) -> Conditions:
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         processor=device_name("cpu"),
-        cores=cores_here(),
+        cores=len(allowed_cores()),
         load_at_start=load_here(),
         gpu=gpu,
         cuda=cuda,
@@ -47,13 +48,6 @@ def conditions_here(timer_resolution_s: float) -> Conditions:
         versions={"python": platform.python_version()} | versions_here(),
         timer_resolution_ns=round(1e9 * timer_resolution_s, 1),
     )
-
-
-def cores_here() -> int:
-    """Logical cores that this process may run on, which a container may have limited."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def commit_of(file: Path) -> str:

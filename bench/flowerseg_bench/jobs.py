@@ -1,15 +1,17 @@
 """One row's part in one measurement, and how the parts take turns."""
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from flowerseg.errors import DataError
 from flowerseg.predict import PredictSettings, segment_folder
 from flowerseg.segmenter import Segmenter
 from flowerseg_bench.boundaries import Boundary
+from flowerseg_bench.monitor import UNSEEN, Monitor, Seen
 from flowerseg_bench.photos import link_photos
 from flowerseg_bench.timing import (
     Budget,
@@ -23,6 +25,9 @@ from flowerseg_bench.timing import (
     warm_up,
 )
 
+SegmentFolder: TypeAlias = Callable[[Path, Path], object]
+"""Makes the masks of all photos in a folder, in another folder that does not exist yet."""
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -30,6 +35,7 @@ class Turn:
 
     laps: Laps
     images: int
+    seen: Seen = UNSEEN  # of the machine meanwhile
 
 
 class Job(Protocol):
@@ -42,7 +48,9 @@ class Job(Protocol):
         """Measure round `index` of `rounds`."""
 
 
-def interleaved(jobs: Sequence[Job], rounds: int) -> list[tuple[WarmUp, list[Turn]]]:
+def interleaved(
+    jobs: Sequence[Job], rounds: int, monitor: Monitor
+) -> list[tuple[WarmUp, list[Turn]]]:
     """Warm all rows up, then let them take turns: A B C, A B C, ….
 
     Whatever happens to the machine meanwhile happens to all rows alike.
@@ -51,7 +59,8 @@ def interleaved(jobs: Sequence[Job], rounds: int) -> list[tuple[WarmUp, list[Tur
     turns: list[list[Turn]] = [[] for _ in jobs]
     for index in range(rounds):
         for job, mine in zip(jobs, turns, strict=True):
-            mine.append(job.take_turn(index, rounds))
+            turn, seen = monitor.over(partial(job.take_turn, index, rounds))
+            mine.append(replace(turn, seen=seen))
     return list(zip(warm_ups, turns, strict=True))
 
 
@@ -81,23 +90,31 @@ class StepJob:
 
 
 class FolderJob:
-    """`flowerseg-predict` itself on a folder of links to photos, as many as the time allows."""
+    """A folder of links to photos, as many as the time allows, segmented into an empty folder.
+
+    Args:
+        segment: what is measured.
+        photos: files, taken around and around.
+        work: a folder that does not exist yet, on the disk that is to be measured.
+        least: photos in a round, however slow.
+        budget: of one round.
+        clock: see `timing`.
+    """
 
     def __init__(
         self,
-        segmenter: Segmenter,
+        segment: SegmentFolder,
         photos: Sequence[Path],
         work: Path,
-        batch: int,
+        least: int,
         budget: Budget,
         clock: Clock,
     ) -> None:
-        self._segmenter = segmenter
+        self._segment_folder = segment
         self._photos = photos
         self._work = work
-        self._settings = PredictSettings(batch=batch)
-        self._least = max(2 * batch, 8)
-        self._count = self._least
+        self._least = least
+        self._count = least
         self._budget = budget
         self._clock = clock
 
@@ -116,18 +133,25 @@ class FolderJob:
     def _segment(self, first: int) -> Laps:
         folder, out = self._work / "photos", self._work / "out"
         link_photos(self._photos, first, self._count, folder)
-        failed: list[str] = []
-
-        def segment() -> None:
-            report = segment_folder(folder, self._segmenter, out, self._settings)
-            failed.extend(result.error for result in report.failed)
-
-        (wall_s,) = timed(self._clock, segment)
-        shutil.rmtree(folder)
-        shutil.rmtree(out)
-        if failed:
-            raise DataError(f"{len(failed)} photos could not be segmented: {failed[0]}")
+        (wall_s,) = timed(self._clock, partial(self._segment_folder, folder, out))
+        shutil.rmtree(self._work)
         return Laps((), wall_s)
+
+
+def predicting(segmenter: Segmenter, settings: PredictSettings) -> SegmentFolder:
+    """`flowerseg-predict` itself, which must not fail on any photo.
+
+    The function that is returned raises DataError where one could not be segmented.
+    """
+
+    def segment(folder: Path, out: Path) -> None:
+        report = segment_folder(folder, segmenter, out, settings)
+        if report.failed:
+            raise DataError(
+                f"{len(report.failed)} photos could not be segmented: {report.failed[0].error}"
+            )
+
+    return segment
 
 
 def wall_ms_of(turn: Turn, boundary: Boundary) -> float:

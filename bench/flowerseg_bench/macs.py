@@ -29,7 +29,7 @@ def multiply_adds_of(row: Row, backend: Backend, frame: Rgb) -> int | None:
     the ONNX file that it was built from, if that lies beside it.
     """
     match row.kind:
-        case Kind.CHECKPOINT:
+        case Kind.CHECKPOINT if row.runtime != "torch-compile":  # whose operators are not torch's
             return multiply_adds_of_run(backend, frame)
         case Kind.ONNX:
             return multiply_adds_of_file(Path(row.file))

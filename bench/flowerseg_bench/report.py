@@ -11,7 +11,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from flowerseg.files import write_text
+from flowerseg.tuned import write_tuned
 from flowerseg_bench import plots
+from flowerseg_bench.advice import tuned_from
 from flowerseg_bench.against import comparison_in_brief, comparison_table
 from flowerseg_bench.boundaries import STAGES, Boundary
 from flowerseg_bench.results import Results
@@ -19,6 +21,8 @@ from flowerseg_bench.tables import (
     MARK,
     TITLES,
     Table,
+    advice_in_brief,
+    advice_table,
     boundary_table,
     conditions_table,
     doubts_in_brief,
@@ -32,14 +36,25 @@ from flowerseg_bench.tables import (
 )
 
 FILES = ("results.json", "summary.md", "report.html")
+TUNED = "tuned.json"
 
 
-def write_report(results: Results, out: Path) -> None:
-    """Write results.json, summary.md and report.html."""
+def write_report(results: Results, out: Path) -> list[str]:
+    """Write results.json, summary.md, report.html and, where a row may ship, tuned.json.
+
+    Returns:
+        The names of what was written. An old tuned.json that these results do not bear out goes.
+    """
     for name, text in zip(
         FILES, (results.to_json(), markdown(results), html(results)), strict=True
     ):
         write_text(out / name, text)
+    tuned = tuned_from(results)
+    if tuned is None:
+        (out / TUNED).unlink(missing_ok=True)
+        return list(FILES)
+    write_tuned(out / TUNED, tuned)
+    return [*FILES, TUNED]
 
 
 def terminal(results: Results, width: int) -> RenderableType:
@@ -54,6 +69,7 @@ def terminal(results: Results, width: int) -> RenderableType:
     parts += [Text(f"{note}.".replace("..", ".")) for note in _notes(results)]
     if best := headline(results):
         parts.append(Text(f"Fastest proven: {best}.", "bold"))
+    parts += [Text(f"Advice: {line}.") for line in advice_in_brief(results)]
     if results.comparison:
         parts += [Text(), *(Text(f"{line}.") for line in comparison_in_brief(results.comparison))]
     return Group(*parts)
@@ -72,6 +88,7 @@ def markdown(results: Results) -> str:
         lines += [*_markdown(comparison_table(results.comparison)), ""]
         lines += [f"- {line}" for line in comparison_in_brief(results.comparison)] + [""]
     for table in (
+        advice_table(results),
         limits_table(results),
         startup_table(results),
         models_table(results),
@@ -105,6 +122,7 @@ def html(results: Results) -> str:
         stages_plot=plots.stages_plot(results),
         quality_plot=plots.quality_plot(results),
         comparison=_comparison(results),
+        advice=advice_table(results),
         limits=limits_table(results),
         startup=startup_table(results),
         models=models_table(results),

@@ -14,11 +14,13 @@ from flowerseg.jsonform import from_json
 from flowerseg.preprocess import Preprocess
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.conditions import Conditions
+from flowerseg_bench.monitor import UNSEEN, Seen
 from flowerseg_bench.stats import Latency, Ratio, Throughput
 from flowerseg_bench.timing import WarmUp
 
-SCHEMA = 2
-"""Counts up whenever a field, or what a number means, changes; 2: the photos' SHA-256."""
+SCHEMA = 3
+"""Counts up whenever a field, or what a number means, changes; 2: the photos' SHA-256; 3: threads,
+what the machine did during each round, the GPU's own clock, advice."""
 
 
 class Scenario(StrEnum):
@@ -64,6 +66,7 @@ class Row:
     first_run_ms: float  # batch 1, upload to download, straight after opening
     quality: Quality
     multiply_adds: int | None = None  # of one photo; None: not counted
+    threads: int | None = None  # of one run; None: the runtime's own choice
 
     @property
     def is_null(self) -> bool:
@@ -87,6 +90,7 @@ class Round:
     samples_ms: tuple[float, ...]
     images: int
     wall_ms: float
+    seen: Seen = UNSEEN  # of the machine meanwhile
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class Measurement:
     doubts: tuple[str, ...]
     rounds: tuple[Round, ...]
     share_of_limit: float | None = None  # of the matrix rate; throughput of the engine only
+    device_ms: float | None = None  # median run by the GPU's own events; at the engine only
 
     @property
     def what(self) -> str:
@@ -163,6 +168,17 @@ class Limit:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The best of all measured settings for one goal."""
+
+    goal: str
+    row: int  # index into `Results.rows`
+    batch: int
+    images_per_s: float  # at the boundary that the goal names
+    batch_ms: float  # of one batch, host memory to host memory: p90, or the slowest
+
+
+@dataclass(frozen=True)
 class Settings:
     """How it was measured."""
 
@@ -172,6 +188,7 @@ class Settings:
     photos: str  # where the frames and files came from
     photo_count: int
     photos_sha256: str  # of all their bytes, in order
+    latency_bound_ms: float | None = None  # for a batch, where advice within one was asked for
 
 
 @dataclass(frozen=True)
@@ -185,6 +202,7 @@ class Results:
     measurements: tuple[Measurement, ...]
     notes: tuple[str, ...]
     limits: tuple[Limit, ...] = ()
+    advice: tuple[Choice, ...] = ()
     comparison: Comparison | None = None  # with `--against`
     schema: int = SCHEMA
 

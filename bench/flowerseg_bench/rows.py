@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from flowerseg.arrays import Rgb
 from flowerseg.artifact import Artifact, Kind, Manifest, open_artifact, require_proof
-from flowerseg.backends import RUNTIMES, Backend, open_backend, run
+from flowerseg.backends import RUNTIMES, THREADED, Backend, open_backend, run, runtimes_here
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import BackendUnavailable, FlowersegError
 from flowerseg.preprocess import Preprocess
@@ -26,6 +25,8 @@ class Wanted:
     artifact: Artifact
     runtime: str
     is_optional: bool  # asked for by `auto`: left out with a note if it cannot run
+    is_refused: bool = False  # not proved in this runtime
+    threads: int | None = None  # None: the runtime's own choice
 
 
 @dataclass(frozen=True)
@@ -46,30 +47,59 @@ class OpenRow:
 
 
 def wanted_rows(
-    models: Sequence[Path], runtimes: Sequence[str], *, allow_unproven: bool
+    models: Sequence[Path],
+    runtimes: Sequence[str],
+    *,
+    device: str = "auto",
+    threads: Sequence[int] = (),
+    allow_unproven: bool,
 ) -> list[Wanted]:
     """Check every file before any time is spent, and pair it with its runtimes.
 
+    A runtime that was named but opens none of a file's kind does not concern that file.
+
     Raises:
-        ArtifactError: a file is missing, changed or unproven.
+        ArtifactError: a file is missing, changed, or unproven in the runtimes asked for.
         BackendUnavailable: `auto`, and no runtime for an ONNX file is installed.
     """
     wanted: list[Wanted] = []
     for model in models:
         artifact = open_artifact(model)
-        require_proof(artifact, allow_unproven=allow_unproven)
         kinds = RUNTIMES[artifact.manifest.kind]
-        if artifact.manifest.kind is not Kind.ONNX:
-            wanted.append(Wanted(artifact, kinds[0], is_optional=False))
-            continue
-        named = [r for r in runtimes if r != "auto"]
-        wanted += [Wanted(artifact, r, is_optional=False) for r in dict.fromkeys(named)]
-        if "auto" in runtimes:
-            here = [r for r in kinds if find_spec(r) and r not in named]
-            if not here and not named:
-                raise BackendUnavailable(f"{model}: none of {', '.join(kinds)} is installed.")
-            wanted += [Wanted(artifact, r, is_optional=len(here) > 1) for r in here]
+        named = list(dict.fromkeys(r for r in runtimes if r in kinds))
+        for runtime in named:
+            require_proof(artifact, allow_unproven=allow_unproven, runtime=runtime)
+            wanted += _with_threads(Wanted(artifact, runtime, is_optional=False), threads)
+        if "auto" in runtimes or not named:
+            for item in _automatic(artifact, named, device, allow_unproven=allow_unproven):
+                wanted += _with_threads(item, threads)
     return wanted
+
+
+def _automatic(
+    artifact: Artifact, named: Sequence[str], device: str, *, allow_unproven: bool
+) -> list[Wanted]:
+    """The runtimes here that nobody named; those in which the file is unproven are told of."""
+    manifest = artifact.manifest
+    here = [r for r in runtimes_here(manifest, device) if r not in named]
+    if not here and not named:
+        raise BackendUnavailable(
+            f"{artifact.path}: none of {', '.join(RUNTIMES[manifest.kind])} is installed."
+        )
+    if not named and not any(manifest.is_proved_in(r) for r in here):
+        require_proof(artifact, allow_unproven=allow_unproven)
+    refused = () if allow_unproven else [r for r in here if not manifest.is_proved_in(r)]
+    return [
+        Wanted(artifact, r, is_optional=len(here) > 1 or bool(named), is_refused=r in refused)
+        for r in here
+    ]
+
+
+def _with_threads(wanted: Wanted, threads: Sequence[int]) -> list[Wanted]:
+    """A row for each number of threads, where the runtime takes one; else the row as it is."""
+    if not threads or wanted.runtime not in THREADED:
+        return [wanted]
+    return [replace(wanted, threads=count) for count in threads]
 
 
 def open_row(wanted: Wanted, device: str, clock: Clock, seen: set[str]) -> OpenRow:
@@ -79,16 +109,21 @@ def open_row(wanted: Wanted, device: str, clock: Clock, seen: set[str]) -> OpenR
         BackendUnavailable: the runtime or the device is not here.
         ArtifactError: the runtime refuses the file.
     """
+    if wanted.is_refused:
+        require_proof(wanted.artifact, allow_unproven=False, runtime=wanted.runtime)
     opened: list[Backend] = []
-    (open_s,) = timed(
-        clock, lambda: opened.append(open_backend(wanted.artifact, device, wanted.runtime))
-    )
+
+    def open_it() -> None:
+        artifact, runtime = wanted.artifact, wanted.runtime
+        opened.append(open_backend(artifact, device, runtime, wanted.threads))
+
+    (open_s,) = timed(clock, open_it)
     (backend,) = opened
     manifest = wanted.artifact.manifest
     segmenter = Segmenter(backend, manifest.preprocess, manifest.threshold)
     note = "" if wanted.runtime in seen else "includes loading the runtime"
     seen.add(wanted.runtime)
-    return OpenRow(_row(wanted.artifact, backend, round(1e3 * open_s, 4), note), segmenter)
+    return OpenRow(_row(wanted, backend, round(1e3 * open_s, 4), note), segmenter)
 
 
 def open_rows(
@@ -156,18 +191,19 @@ def with_multiply_adds(opened: OpenRow, frame: Rgb) -> OpenRow:
     return replace(opened, row=replace(opened.row, multiply_adds=counted))
 
 
-def proof_state(manifest: Manifest) -> str:
-    """In a word what the manifest says about its proof."""
-    if manifest.kind is Kind.CHECKPOINT:
+def proof_state(manifest: Manifest, runtime: str) -> str:
+    """In a word what the manifest says about a file's proof in a runtime."""
+    proof = manifest.proof_in(runtime)
+    if manifest.kind is Kind.CHECKPOINT and runtime == RUNTIMES[manifest.kind][0]:
         return "reference"
-    return manifest.proof.status if manifest.proof else "not run"
+    return proof.status if proof else "not run"
 
 
-def _row(artifact: Artifact, backend: Backend, opened_ms: float, note: str) -> Row:
-    manifest, info = artifact.manifest, backend.info
-    proof = proof_state(manifest)
+def _row(wanted: Wanted, backend: Backend, opened_ms: float, note: str) -> Row:
+    artifact, manifest, info = wanted.artifact, wanted.artifact.manifest, backend.info
+    proof = proof_state(manifest, wanted.runtime)
     return Row(
-        name=f"{artifact.path.name} · {info.runtime} {info.precision}",
+        name=f"{artifact.path.name} · {info.runtime} {info.precision}{_threads(wanted.threads)}",
         file=str(artifact.path),
         sha256=manifest.sha256,
         kind=manifest.kind,
@@ -186,7 +222,12 @@ def _row(artifact: Artifact, backend: Backend, opened_ms: float, note: str) -> R
         opened_note=note,
         first_run_ms=0.0,
         quality=Quality(),
+        threads=wanted.threads,
     )
+
+
+def _threads(count: int | None) -> str:
+    return "" if count is None else f", {count} thread{'s' if count > 1 else ''}"
 
 
 def _with_distinct_names(rows: list[OpenRow]) -> list[OpenRow]:

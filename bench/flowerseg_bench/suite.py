@@ -9,13 +9,25 @@ from typing import TypeAlias
 
 from flowerseg.arrays import Rgb
 from flowerseg.artifact import Kind, open_artifact
+from flowerseg.predict import PredictSettings
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
+from flowerseg_bench.advice import advice_of
 from flowerseg_bench.boundaries import STAGES, Boundary, engine_step, file_step, transfers_step
-from flowerseg_bench.conditions import conditions_here
-from flowerseg_bench.doubts import doubts_of, machine_doubts
-from flowerseg_bench.jobs import FolderJob, Job, StepJob, Turn, interleaved, wall_ms_of
+from flowerseg_bench.conditions import conditions_here, load_here
+from flowerseg_bench.doubts import doubts_of, machine_doubts, with_early_returns
+from flowerseg_bench.events import Events, events_of
+from flowerseg_bench.jobs import (
+    FolderJob,
+    Job,
+    StepJob,
+    Turn,
+    interleaved,
+    predicting,
+    wall_ms_of,
+)
 from flowerseg_bench.limits import limits_of, with_shares
+from flowerseg_bench.monitor import Monitor, monitor_for
 from flowerseg_bench.photos import Photos, batches_of, frames_from_files, open_bench_photos
 from flowerseg_bench.quality import Reference, judge, masks_of
 from flowerseg_bench.ratios import with_ratios
@@ -47,6 +59,8 @@ class Plan:
     seconds: float = 3.0  # per measurement and row; trtexec's default duration
     device: str = "auto"
     runtimes: tuple[str, ...] = ("auto",)
+    threads: tuple[int, ...] = ()  # rows for each; none: the runtime's own choice
+    latency_bound_ms: float | None = None  # for a batch, to be advised within
     reference: Path | None = None
     allow_unproven: bool = False
     rounds: int = 4
@@ -108,8 +122,10 @@ def run_suite(
     rules = open_artifact(plan.reference or plan.models[0]).manifest.rules
     photos = open_bench_photos(plan.photos, plan.data, plan.split, rules, out)
     with _opened(plan, photos, clock) as (rows, frames, notes):
-        bench = _Bench(plan, photos, frames, work, clock, conditions.timer_resolution_ns)
         infos = [opened.row for opened in rows]
+        monitor, unwatched = monitor_for([row.device for row in infos])
+        resolution_ns = conditions.timer_resolution_ns
+        bench = _Bench(plan, photos, frames, work, clock, resolution_ns, monitor)
         limits = limits_of(infos, plan.limits_budget, clock)
         measurements: list[Measurement] = []
         cells = cells_of(plan.batches)
@@ -117,7 +133,7 @@ def run_suite(
             if on_progress:
                 on_progress(str(cell), done, len(cells))
             measurements += bench.measure(cell, rows)
-        notes += [note for cell in cells for note in _beyond(cell, rows)]
+        notes += unwatched + [note for cell in cells for note in _beyond(cell, rows)]
     notes += _repeated_photos(plan, photos) + list(machine_doubts(conditions))
     settings = Settings(
         batches=plan.batches,
@@ -126,16 +142,18 @@ def run_suite(
         photos=photos.source,
         photo_count=len(photos.files),
         photos_sha256=photos.sha256,
+        latency_bound_ms=plan.latency_bound_ms,
     )
-    return Results(
-        conditions=conditions,
+    results = Results(
+        conditions=replace(conditions, load_at_end=load_here()),
         settings=settings,
         baseline=baseline_of(rows),
         rows=tuple(infos),
-        measurements=tuple(with_shares(measurements, infos, limits)),
+        measurements=tuple(with_shares(with_early_returns(measurements, infos), infos, limits)),
         notes=tuple(dict.fromkeys(notes)),
         limits=limits,
     )
+    return replace(results, advice=advice_of(results))
 
 
 def cells_of(batches: Sequence[int]) -> list[Cell]:
@@ -158,6 +176,7 @@ def measurement_of(cell: Cell, row: int, warm: WarmUp, turns: Sequence[Turn]) ->
             samples_ms=tuple(round(1e3 * run_s, 4) for run_s in turn.laps.runs_s),
             images=turn.images,
             wall_ms=wall_ms_of(turn, cell.boundary),
+            seen=turn.seen,
         )
         for turn in turns
     )
@@ -191,6 +210,7 @@ class _Bench:
         work: Path,
         clock: Clock,
         timer_resolution_ns: float,
+        monitor: Monitor,
     ) -> None:
         self._plan = plan
         self._photos = photos
@@ -198,15 +218,18 @@ class _Bench:
         self._work = work
         self._clock = clock
         self._timer_resolution_ns = timer_resolution_ns
+        self._monitor = monitor
 
     def measure(self, cell: Cell, rows: Sequence[OpenRow]) -> list[Measurement]:
         """One cell on all rows that take its batch, in turns."""
         able = [index for index, opened in enumerate(rows) if opened.row.takes(cell.batch)]
-        jobs = [self._job(cell, rows[index]) for index in able]
-        measured = interleaved(jobs, self._plan.rounds)
+        at_engine = cell.boundary is Boundary.ENGINE
+        events = [events_of(rows[index].backend) if at_engine else None for index in able]
+        jobs = [self._job(cell, rows[index], e) for index, e in zip(able, events, strict=True)]
+        measured = interleaved(jobs, self._plan.rounds, self._monitor)
         items = [
-            measurement_of(cell, index, warm, turns)
-            for index, (warm, turns) in zip(able, measured, strict=True)
+            replace(measurement_of(cell, index, warm, turns), device_ms=e.median_ms if e else None)
+            for index, e, (warm, turns) in zip(able, events, measured, strict=True)
         ]
         null = next((item for item in items if rows[item.row].row.is_null), None)
         judged = [
@@ -217,19 +240,21 @@ class _Bench:
         ]
         return with_ratios(judged, [opened.row for opened in rows], baseline_of(rows))
 
-    def _job(self, cell: Cell, opened: OpenRow) -> Job:
+    def _job(self, cell: Cell, opened: OpenRow, events: Events | None) -> Job:
         plan, files = self._plan, self._photos.files
         if cell.boundary is Boundary.FILE and cell.scenario is Scenario.THROUGHPUT:
-            return FolderJob(
-                opened.segmenter, files, self._work, cell.batch, plan.budget, self._clock
-            )
+            segment = predicting(opened.segmenter, PredictSettings(batch=cell.batch))
+            work, least = self._work / "folder", max(2 * cell.batch, 8)
+            return FolderJob(segment, files, work, least, plan.budget, self._clock)
         if cell.boundary is Boundary.FILE:
             step = file_step(opened.segmenter, files, self._work, self._clock)
             cycle = len(files)
         else:
             batches = batches_of(self._frames[opened.row.preprocess], cell.batch)
-            make = engine_step if cell.boundary is Boundary.ENGINE else transfers_step
-            step = make(opened.backend, batches, self._clock)
+            if cell.boundary is Boundary.ENGINE:
+                step = engine_step(opened.backend, batches, self._clock, events)
+            else:
+                step = transfers_step(opened.backend, batches, self._clock)
             cycle = len(batches)
         return StepJob(step, cycle, cell.batch, plan.warm_up_rule, plan.budget, self._clock)
 
@@ -239,7 +264,13 @@ def _opened(
     plan: Plan, photos: Photos, clock: Clock
 ) -> Iterator[tuple[list[OpenRow], dict[Preprocess, list[Rgb]], list[str]]]:
     """All rows, the null row last, with their first run timed and their masks judged."""
-    wanted = wanted_rows(plan.models, plan.runtimes, allow_unproven=plan.allow_unproven)
+    wanted = wanted_rows(
+        plan.models,
+        plan.runtimes,
+        device=plan.device,
+        threads=plan.threads,
+        allow_unproven=plan.allow_unproven,
+    )
     kinds = dict.fromkeys(item.artifact.manifest.preprocess for item in wanted)
     frames = {preprocess: frames_from_files(photos.files, preprocess) for preprocess in kinds}
     with ExitStack() as stack:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flowerseg_bench.advice import with_bound
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.results import Measurement, Results, Row, Scenario
 from flowerseg_bench.stats import Estimate, Ratio, least_samples
@@ -140,17 +141,52 @@ def limits_in_brief(results: Results) -> list[str]:
     )
 
 
+def advice_table(results: Results) -> Table:
+    """The best setting for each goal, with the worth of its masks."""
+    rows = []
+    for choice in results.advice:
+        row = results.rows[choice.row]
+        rows.append(
+            (
+                choice.goal,
+                row.name,
+                str(choice.batch),
+                number(choice.images_per_s),
+                number(choice.batch_ms),
+                share(row.quality.flower_iou),
+                share(row.quality.agreement_iou),
+            )
+        )
+    words = (Column("goal", is_number=False), Column("model · runtime", is_number=False))
+    titles = ("batch", "photos/s", "ms a batch", "flower IoU", "agreement")
+    return Table("Advice", (*words, *map(Column, titles)), tuple(rows))
+
+
+def advice_in_brief(results: Results) -> list[str]:
+    """The best setting for each goal, in a line; the goal that nothing meets, too."""
+    lines = [
+        f"{goal}: {name}, batch {batch}: {speed} photos/s, {ms} ms a batch"
+        for goal, name, batch, speed, ms, *_ in advice_table(results).rows
+    ]
+    bound_ms = results.settings.latency_bound_ms
+    goals = {choice.goal for choice in results.advice}
+    if bound_ms is not None and with_bound(bound_ms) not in goals:
+        lines.append(f"{with_bound(bound_ms)}: none of these settings")
+    return lines
+
+
 def conditions_table(results: Results) -> Table:
     """Where, when and how."""
     here, how = results.conditions, results.settings
-    load = "unknown" if here.load_at_start is None else str(here.load_at_start)
+    load = _known(here.load_at_start)
     rows = [
         ("date", here.date),
         ("command", here.command),
         ("processor", f"{here.processor}, {here.cores} cores for this process"),
         ("GPU", f"{here.gpu}, CUDA {here.cuda}" if here.gpu else "none"),
         ("system", here.system),
-        ("load at the start", load),
+        ("load at the start, at the end", f"{load}, {_known(here.load_at_end)}"),
+        ("meanwhile", _seen_in_words(results)),
         ("timer resolution", f"{here.timer_resolution_ns:.0f} ns"),
         ("commit", here.commit or "not a checkout"),
         ("photos", f"{how.photo_count} of {how.photos}"),
@@ -241,6 +277,31 @@ def percent(value: float | None) -> str:
 def times(found: Ratio | None) -> str:
     """A ratio with its spread over the rounds."""
     return "-" if found is None else f"{found.times:.2f} ({found.low:.2f}–{found.high:.2f})"
+
+
+def _known(value: float | None) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _seen_in_words(results: Results) -> str:
+    """The most that was seen of the machine in any round."""
+    seen = [each.seen for item in results.measurements for each in item.rounds]
+    gpus = [one.gpu for one in seen if one.gpu]
+    told = [
+        f"{what} took up to {max(shares):.0%} of the cores' time in a round"
+        for what, shares in (
+            ("other processes", [one.others for one in seen if one.others is not None]),
+            ("the hypervisor", [one.stolen for one in seen if one.stolen is not None]),
+        )
+        if shares
+    ]
+    if gpus:
+        clocks = [gpu.sm_clock_mhz for gpu in gpus]
+        told.append(
+            f"GPU at {min(clocks)} to {max(clocks)} of {gpus[0].max_sm_clock_mhz} MHz, "
+            f"up to {max(gpu.temperature_c for gpu in gpus)} °C"
+        )
+    return "; ".join(told) or "not told by this system"
 
 
 def _boundary_row(results: Results, boundary: Boundary, index: int) -> tuple[str, ...]:

@@ -14,12 +14,13 @@ from flowerseg_bench.results import Results
 from flowerseg_bench.suite import Plan, run_suite
 
 SIZE_HW = (32, 32)
+PLANTED = Proof("proved", "planted by a test", runtime="onnxruntime")
 
 
 @pytest.fixture
 def tiny_onnx(tmp_path: Path) -> Path:
     """A model that keeps the contract: how green a pixel is, is its probability."""
-    return write_tiny_onnx(tmp_path / "tiny.onnx", Proof("proved", "planted by a test"))
+    return write_tiny_onnx(tmp_path / "tiny.onnx", PLANTED)
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def unproven_onnx(tmp_path: Path) -> Path:
 def tiny_results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The tiny model measured for a moment, with labels and without a reference."""
     root = tmp_path_factory.mktemp("bench")
-    model = write_tiny_onnx(root / "tiny.onnx", Proof("proved", "planted by a test"))
+    model = write_tiny_onnx(root / "tiny.onnx", PLANTED)
     plan = Plan(
         models=(model,),
         data=write_labelled(root / "labelled"),

@@ -25,15 +25,16 @@ def test_models_are_measured_and_reported_end_to_end(
 
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == json.loads((out / "results.json").read_text())
-    assert sorted(p.name for p in out.iterdir()) == ["report.html", "results.json", "summary.md"]
+    names = ["report.html", "results.json", "summary.md", "tuned.json"]
+    assert sorted(p.name for p in out.iterdir()) == names
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "Give --photos DIR, --data DIR or both"),
-        (["--photos", ".", "--batch", "0"], "is not a list of batch sizes"),
-        (["--photos", ".", "--batch", "1,x"], "is not a list of batch sizes"),
+        (["--photos", ".", "--batch", "0"], "is not a list of numbers"),
+        (["--photos", ".", "--batch", "1,x"], "is not a list of numbers"),
         (["--photos", ".", "--seconds", "0"], "--seconds"),
         (["--photos", ".", "--runtime", "tvm"], "--runtime"),
     ],

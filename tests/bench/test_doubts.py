@@ -2,11 +2,14 @@ from dataclasses import replace
 
 import pytest
 
+from flowerseg.preprocess import Preprocess
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.conditions import Conditions
-from flowerseg_bench.doubts import doubts_of, machine_doubts
+from flowerseg_bench.doubts import doubts_of, machine_doubts, with_early_returns
 from flowerseg_bench.jobs import Turn
+from flowerseg_bench.monitor import GpuState, Seen
 from flowerseg_bench.results import Measurement, Scenario
+from flowerseg_bench.rows import null_row
 from flowerseg_bench.suite import Cell, measurement_of
 from flowerseg_bench.timing import Laps, WarmUp
 
@@ -87,3 +90,69 @@ def test_load_beyond_the_cores_makes_every_number_doubtful(
     )
 
     assert bool(machine_doubts(here)) is is_busy
+
+
+def seen_in_rounds(*seen: Seen) -> Measurement:
+    rounds = tuple(replace(STEADY.rounds[0], seen=one) for one in seen)
+    return replace(STEADY, rounds=rounds)
+
+
+def gpu(mhz: int, *throttling: str) -> Seen:
+    return Seen(gpu=GpuState(mhz, 1980, 84, throttling))
+
+
+@pytest.mark.parametrize(
+    ("seen", "doubt"),
+    [
+        ([Seen(others=0.02), Seen(others=0.08)], None),
+        ([Seen(others=0.02), Seen(others=0.10)], "other work: other processes took 6% of the"),
+        ([Seen(stolen=0.01)], None),
+        ([Seen(stolen=0.03), Seen(stolen=0.0)], "stolen: the hypervisor kept 1.5% of the cores'"),
+        ([Seen(core_mhz=2400), Seen(core_mhz=2500)], None),
+        ([Seen(core_mhz=2400), Seen(core_mhz=3000)], "frequency: the cores ran at 2400 to 3000"),
+        ([gpu(1980), gpu(1410)], "frequency: the GPU ran at 1410 to 1980 MHz"),
+        (
+            [gpu(1980), gpu(1980, "power cap")],
+            "throttled: power cap held the GPU back, at up to 84",
+        ),
+        ([Seen(), Seen()], None),
+    ],
+)
+def test_what_the_machine_did_meanwhile_is_held_against_a_number(
+    seen: list[Seen], doubt: str | None
+) -> None:
+    found = doubts_of(seen_in_rounds(*seen), NULL, 50.0)
+
+    assert len(found) == (doubt is not None)
+    assert doubt is None or found[0].startswith(doubt)
+
+
+@pytest.mark.parametrize(("device_ms", "is_doubted"), [(9.6, False), (10.4, False), (2.0, True)])
+def test_the_gpus_clock_and_the_wall_clock_must_agree(device_ms: float, is_doubted: bool) -> None:
+    found = doubts_of(replace(STEADY, device_ms=device_ms), NULL, 50.0)
+
+    assert bool(found) is is_doubted
+    if found:
+        assert found[0].startswith(
+            "two clocks: the GPU's own events say 2.000 ms, the wall clock 10.000 ms"
+        )
+
+
+def test_a_backend_that_returns_before_it_is_done_is_noticed_when_its_result_is_fetched() -> None:
+    engine = replace(STEADY, boundary=Boundary.ENGINE)
+    stages_ms = {"upload": 0.1, "execute": 0.1, "synchronize": 0.0, "download": 9.8}
+    transfers = replace(STEADY, boundary=Boundary.TRANSFERS, stages_ms=stages_ms)
+    file = replace(STEADY, boundary=Boundary.FILE)
+    row = null_row(Preprocess()).row
+
+    doubted = with_early_returns([engine, transfers, file], [replace(row, file="a.onnx")])
+
+    assert [item.doubts[0][:41] if item.doubts else "" for item in doubted] == [
+        "early return: download takes 98% of a run",
+        "early return: download takes 98% of a run",
+        "",
+    ]
+    honest = replace(transfers, stages_ms=stages_ms | {"synchronize": 9.8, "download": 0.1})
+    assert not with_early_returns([honest], [replace(row, file="a.onnx")])[0].doubts
+    # To fetch the result is all that the null row does.
+    assert not with_early_returns([transfers], [row])[0].doubts

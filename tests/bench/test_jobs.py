@@ -4,13 +4,19 @@ import pytest
 
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import DataError
+from flowerseg.predict import PredictSettings
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
 from flowerseg_bench.boundaries import Boundary
-from flowerseg_bench.jobs import FolderJob, StepJob, Turn, interleaved, wall_ms_of
+from flowerseg_bench.jobs import FolderJob, StepJob, Turn, interleaved, predicting, wall_ms_of
+from flowerseg_bench.monitor import Monitor
 from flowerseg_bench.timing import Budget, Laps, WarmUp, WarmUpRule
 
 SIZE_HW = (32, 32)
+
+
+def null_segmenter() -> Segmenter:
+    return Segmenter(NullBackend(SIZE_HW), Preprocess(size_hw=SIZE_HW))
 
 
 class LoggingJob:
@@ -30,7 +36,7 @@ class LoggingJob:
 def test_rows_are_warm_before_they_take_turns() -> None:
     log: list[str] = []
 
-    interleaved([LoggingJob("A", log), LoggingJob("B", log)], rounds=3)
+    interleaved([LoggingJob("A", log), LoggingJob("B", log)], 3, Monitor())
 
     assert log == ["warm A", "warm B", "A0", "B0", "A1", "B1", "A2", "B2"]
 
@@ -63,23 +69,23 @@ def test_a_folder_is_segmented_by_predict_and_nothing_of_it_is_left(
 ) -> None:
     ticks = iter(range(1000))
     work = tmp_path / "work"
-    segmenter = Segmenter(NullBackend(SIZE_HW), Preprocess(size_hw=SIZE_HW))
     photos = sorted(photo_folder.iterdir())
-    job = FolderJob(segmenter, photos, work, 2, Budget(for_s=1.5), lambda: float(next(ticks)))
+    segment = predicting(null_segmenter(), PredictSettings(batch=2))
+    job = FolderJob(segment, photos, work, 8, Budget(for_s=1.5), lambda: float(next(ticks)))
 
     warm = job.warm_up()  # 8 photos in one tick: 12 fit into a round
     turn = job.take_turn(0, rounds=4)
 
     assert (warm.runs, warm.wall_ms, warm.is_stable) == (1, 1000.0, None)
     assert (turn.images, turn.laps.wall_s) == (12, 1.0)
-    assert list(work.iterdir()) == []
+    assert not work.exists()
 
 
 def test_a_photo_that_fails_stops_the_measurement(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_text("no photo")
-    segmenter = Segmenter(NullBackend(SIZE_HW), Preprocess(size_hw=SIZE_HW))
-    job = FolderJob(segmenter, [bad], tmp_path / "work", 1, Budget(for_s=1.0), lambda: 0.0)
+    segment = predicting(null_segmenter(), PredictSettings(batch=1))
+    job = FolderJob(segment, [bad], tmp_path / "work", 8, Budget(for_s=1.0), lambda: 0.0)
 
     with pytest.raises(DataError, match="could not be segmented"):
         job.warm_up()

@@ -1,6 +1,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from flowerseg_bench.boundaries import Boundary
-from flowerseg_bench.report import FILES, terminal, write_report
+from flowerseg_bench.report import FILES, TUNED, terminal, write_report
 from flowerseg_bench.results import Results, Scenario
 from flowerseg_bench.tables import number
 
@@ -120,10 +121,14 @@ def test_a_narrow_terminal_loses_columns_but_no_digits(report: tuple[Results, Pa
     assert "…" not in text
 
 
-def test_all_three_files_are_written(report: tuple[Results, Path]) -> None:
-    _, out = report
+def test_all_files_are_written_and_what_is_not_borne_out_any_more_goes(
+    tiny_results: Results, tmp_path: Path
+) -> None:
+    assert write_report(tiny_results, tmp_path) == [*FILES, TUNED]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, TUNED])
 
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    assert write_report(replace(tiny_results, advice=()), tmp_path) == [*FILES]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
 
 
 @pytest.mark.parametrize(

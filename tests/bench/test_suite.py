@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -73,12 +72,40 @@ def test_what_could_not_be_measured_as_asked_is_said(
     assert results.rows[0].quality.flower_iou is None
 
 
-def test_auto_is_every_installed_runtime(tiny_onnx: Path) -> None:
-    installed = [r for r in ("onnxruntime", "openvino") if find_spec(r)]
+def test_auto_is_every_runtime_that_the_file_was_proved_in(tiny_onnx: Path) -> None:
+    wanted = wanted_rows([tiny_onnx], ["auto"], device="cpu", allow_unproven=False)
+    rows, notes = open_rows(wanted, "cpu", lambda: 0.0)
 
-    wanted = wanted_rows([tiny_onnx], ["auto"], allow_unproven=False)
+    assert [opened.row.runtime for opened in rows] == ["onnxruntime"]
+    (note,) = notes
+    assert note.startswith("tiny.onnx in openvino is left out: ")
+    assert "flowerseg-verify" in note
+    assert "--runtime openvino" in note
 
-    assert [item.runtime for item in wanted] == installed
+
+def test_a_runtime_that_the_file_was_not_proved_in_is_refused_by_name(tiny_onnx: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"not proved in openvino \(its proof was never run\)"):
+        wanted_rows([tiny_onnx], ["openvino"], allow_unproven=False)
+
+    wanted = wanted_rows([tiny_onnx], ["openvino"], allow_unproven=True)
+    (opened,), _ = open_rows(wanted, "cpu", lambda: 0.0)
+    assert opened.row.is_unproven
+
+
+def test_a_named_runtime_does_not_concern_files_that_it_does_not_open(tiny_onnx: Path) -> None:
+    wanted = wanted_rows([tiny_onnx], ["torch-compile"], device="cpu", allow_unproven=True)
+
+    assert [item.runtime for item in wanted] == ["openvino", "onnxruntime"]
+
+
+def test_each_number_of_threads_has_a_row_of_its_own(tiny_onnx: Path) -> None:
+    wanted = wanted_rows([tiny_onnx], ["onnxruntime"], threads=(1, 2), allow_unproven=False)
+    rows, _ = open_rows(wanted, "cpu", lambda: 0.0)
+
+    assert [(opened.row.name, opened.row.threads) for opened in rows] == [
+        ("tiny.onnx · onnxruntime fp32, 1 thread", 1),
+        ("tiny.onnx · onnxruntime fp32, 2 threads", 2),
+    ]
 
 
 def test_an_unproven_file_is_refused_unless_asked_for_and_then_marked(unproven_onnx: Path) -> None:
@@ -92,7 +119,7 @@ def test_an_unproven_file_is_refused_unless_asked_for_and_then_marked(unproven_o
 
 
 def test_a_runtime_that_was_asked_for_by_name_is_never_left_out(tiny_onnx: Path) -> None:
-    wanted = wanted_rows([tiny_onnx], ["openvino", "onnxruntime"], allow_unproven=False)
+    wanted = wanted_rows([tiny_onnx], ["openvino", "onnxruntime"], allow_unproven=True)
 
     with pytest.raises(BackendUnavailable):
         open_rows(wanted, "cuda:99", lambda: 0.0)

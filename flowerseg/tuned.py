@@ -1,0 +1,113 @@
+"""A setting that was measured to be the best for one file on one machine.
+
+flowerseg-bench writes it, flowerseg-predict takes it with `--tuned`. Elsewhere, or for another
+file, it would be a guess, so there it is refused.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowerseg.artifact import Artifact
+from flowerseg.backends.device import allowed_cores, device_name
+from flowerseg.errors import ArtifactError
+from flowerseg.files import write_text
+from flowerseg.jsonform import from_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a setting depends on, as far as it can be read."""
+
+    device: str  # "cpu" or "cuda:0"
+    device_name: str
+    cores: int  # that the process may use
+
+    def __str__(self) -> str:
+        return f"{self.device_name} ({self.device}), {self.cores} cores"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How one model file runs best on one machine, and how that was found."""
+
+    model: str  # its name, for people
+    sha256: str  # of its bytes
+    machine: Machine
+    goal: str
+    runtime: str
+    batch: int
+    threads: int | None  # None: the runtime's own choice
+    images_per_s: float
+    flower_iou: float | None  # None: not measured
+    agreement_iou: float | None
+    measured: str  # when
+    schema: int = SCHEMA
+
+
+def write_tuned(path: Path, tuned: Tuned) -> None:
+    """Write a setting as readable JSON.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_text(path, json.dumps(dataclasses.asdict(tuned), indent=2) + "\n")
+
+
+def read_tuned(path: Path) -> Tuned:
+    """Read a setting.
+
+    Raises:
+        ArtifactError: it is missing, of another schema, or not what `write_tuned` writes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not a readable setting: {error}.") from error
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
+        raise ArtifactError(
+            f"{path}: a setting of schema {found!r}; this flowerseg reads {SCHEMA}. "
+            "Measure again with flowerseg-bench."
+        )
+    try:
+        return from_json(Tuned, content)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: not what flowerseg-bench writes: {error}.") from error
+
+
+def machine_here(device: str) -> Machine:
+    """This machine, for a device by its full name."""
+    return Machine(device, device_name(device), len(allowed_cores()))
+
+
+def require_fit(tuned: Tuned, artifact: Artifact) -> None:
+    """Refuse a setting that was measured with another file or on another machine.
+
+    Raises:
+        ArtifactError: naming what differs, and the command that measures again.
+    """
+    differing = []
+    if tuned.sha256 != artifact.manifest.sha256:
+        ours = artifact.manifest.sha256
+        differing.append(f"for {tuned.model} ({tuned.sha256[:12]}…), and this is {ours[:12]}…")
+    if not _is_here(tuned.machine):
+        differing.append(f"on {tuned.machine}, and this is another machine")
+    if differing:
+        raise ArtifactError(
+            f"{artifact.path}: the setting was measured {'; '.join(differing)}. Measure here: "
+            f"flowerseg-bench {artifact.path} --photos DIR --threads 1,2 --batch 1,4,8 --out DIR"
+        )
+
+
+def _is_here(machine: Machine) -> bool:
+    import torch
+
+    if machine.device.startswith("cuda"):
+        index = int(machine.device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            return False
+    return machine == machine_here(machine.device)

@@ -115,6 +115,11 @@ def encode_jpeg(rgb: Rgb, quality: int = 95) -> bytes:
     return _encode(".jpg", _bgr(rgb), [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
+def encode_image(rgb: Rgb, suffix: str) -> bytes:
+    """Bytes of an image in the format of one of `PHOTO_SUFFIXES`."""
+    return _encode(suffix, _bgr(rgb), [])
+
+
 def encode_png(pixels: Rgb | Labels) -> bytes:
     """Bytes of a PNG, for pages that carry their pictures inside."""
     return _encode(".png", _bgr(pixels), [])

@@ -6,7 +6,6 @@ there; a file without its row is made again. Rows are written at once: a process
 loses none. A machine that goes down may lose the last ones, and then those photos are done again.
 """
 
-import dataclasses
 import json
 import os
 import sqlite3
@@ -18,7 +17,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from flowerseg.errors import OutputError
-from flowerseg.jsonform import from_json
 from flowerseg.predict.results import PhotoResult, utf8
 from flowerseg.predict.settings import Save
 
@@ -34,7 +32,7 @@ CREATE TABLE photos (
     met INTEGER NOT NULL,        -- the last run that came past it
     ok INTEGER NOT NULL,
     outputs TEXT NOT NULL,       -- JSON: SHA-256 of each file by its kind
-    result TEXT NOT NULL         -- JSON
+    result TEXT NOT NULL         -- JSON, see `_fields`
 ) WITHOUT ROWID;
 """
 
@@ -111,8 +109,6 @@ class Journal:
 
     def record(self, path: Path, entry: Entry) -> None:
         """Write down a photo that this run has done."""
-        fields = dataclasses.asdict(entry.result)
-        del fields["path"]
         with self._explained():
             self._db.execute(
                 "INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -123,7 +119,7 @@ class Journal:
                     self._run,
                     entry.result.ok,
                     json.dumps(entry.outputs),
-                    json.dumps(fields),
+                    _fields(entry.result),
                 ),
             )
 
@@ -225,5 +221,19 @@ def _key(path: Path) -> bytes:
     return os.fsencode(path.as_posix())
 
 
+def _fields(result: PhotoResult) -> str:
+    """All but the path; by hand, for `asdict` and `from_json` took longer than the database."""
+    box, error, took = result.box, result.error, result.milliseconds
+    return json.dumps([result.size_hw, result.flower_share, box, error, took])
+
+
 def _result(key: bytes, fields: str) -> PhotoResult:
-    return from_json(PhotoResult, {"path": utf8(os.fsdecode(key)), **json.loads(fields)})
+    size_hw, share, box, error, took = json.loads(fields)
+    return PhotoResult(
+        utf8(os.fsdecode(key)),
+        tuple(size_hw) if size_hw else None,
+        share,
+        tuple(box) if box else None,
+        error,
+        took,
+    )

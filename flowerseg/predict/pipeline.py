@@ -65,7 +65,8 @@ class Pipeline(Generic[ResultT]):
 
     Args:
         infer: foregrounds (N, H, W) of a batch of frames; called in the calling thread only.
-        batch: frames a batch; the last may have fewer.
+        batch: frames a batch. The last one repeats a frame where it has fewer, for a runtime may
+            compile anew for another number of frames, or round otherwise.
         workers: threads that compute.
     """
 
@@ -129,10 +130,11 @@ class Pipeline(Generic[ResultT]):
 
     def _run_batch(self, ready: Sequence[_Ready[ResultT]]) -> None:
         began = time.perf_counter()
-        foregrounds = self._infer([item.work.frame for item in ready])
+        frames = [item.work.frame for item in ready]
+        foregrounds = self._infer(frames + frames[-1:] * (self._batch - len(frames)))
         took_s = time.perf_counter() - began
         self.backend_s += took_s
-        for item, foreground in zip(ready, foregrounds, strict=True):
+        for item, foreground in zip(ready, foregrounds[: len(ready)], strict=True):
             worked_s = item.worked_s + took_s / len(ready)
             self._computing.submit(self._work, item.work.then, worked_s, foreground)
 

@@ -66,9 +66,9 @@ def opened() -> Callable[..., Segmenter]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Twelve photos, some in a subfolder, of which every pixel has its own green."""
+    """Sixteen photos (two batches), some in a subfolder, of which every pixel has its own green."""
     rng = np.random.default_rng(0)
-    for i in range(12):
+    for i in range(16):
         place = tmp_path / "photos" / ("sub" if i % 3 == 0 else "")
         write_png(place / f"{i:02}.png", rng.integers(0, 256, (40 + i, 50, 3), dtype=np.uint8))
     return tmp_path / "photos"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowerseg.arrays import Images, Mask, Rgb, SizeHW
+from flowerseg.arrays import Mask, Rgb, SizeHW
 from flowerseg.artifact import Batch
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import DataError, FlowersegError, ImageError, OutputError, Stopped
@@ -124,27 +124,6 @@ def test_masks_do_not_depend_on_batch_or_workers(tmp_path: Path) -> None:
         outputs.append((_files(out / "masks"), rows))
     assert len(outputs[0][0]) == 11
     assert all(output == outputs[0] for output in outputs)
-
-
-class _CountingBackend(NullBackend):
-    def __init__(self, batch: Batch | None = None) -> None:
-        super().__init__(FRAME_HW, batch)
-        self.batches: list[int] = []
-        self.threads: set[int] = set()
-
-    def upload(self, images: Images) -> None:
-        super().upload(images)
-        self.batches.append(len(images))
-        self.threads.add(threading.get_ident())
-
-
-def test_batches_are_full_but_for_the_last_and_run_in_the_calling_thread(tmp_path: Path) -> None:
-    _noise(tmp_path / "photos", 10)
-    backend = _CountingBackend()
-    settings = PredictSettings(batch=3, workers=4)
-    segment_folder(tmp_path / "photos", _segmenter(backend), tmp_path / "out", settings)
-    assert backend.batches == [3, 3, 3, 1]
-    assert backend.threads == {threading.get_ident()}
 
 
 @pytest.mark.parametrize(

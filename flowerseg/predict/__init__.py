@@ -11,17 +11,23 @@ README.md beside this file says how it works.
 """
 
 from flowerseg.predict.folder import (
+    RESULTS,
+    RUN,
     FolderReport,
     Silent,
     Watcher,
     segment_folder,
     segment_listing,
 )
+from flowerseg.predict.lock import LOCK
 from flowerseg.predict.results import Counts, Effort, PhotoResult, RunRecord
 from flowerseg.predict.settings import PredictSettings, Save, batch_size, default_workers
 from flowerseg.predict.stream import Segmented, stream
 
 __all__ = [
+    "LOCK",
+    "RESULTS",
+    "RUN",
     "Counts",
     "Effort",
     "FolderReport",

@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
 
-from flowerseg.artifact import as_parent, versions_here
+from flowerseg.artifact import Parent, as_parent, versions_here
+from flowerseg.backends import BackendInfo
 from flowerseg.errors import ImageError, Stopped
 from flowerseg.files import explained, remove_temporaries, write_text
 from flowerseg.images import opencv_version
@@ -19,10 +21,11 @@ from flowerseg.isolate import opened_decoder
 from flowerseg.listing import Listing, list_photos
 from flowerseg.predict.journal import Journal
 from flowerseg.predict.lock import locked
-from flowerseg.predict.photo import Job, Outcome, Task, begin, failed
-from flowerseg.predict.pipeline import Pipeline, Step
+from flowerseg.predict.photo import Job, Making, Outcome, Task, begin, failed
+from flowerseg.predict.pipeline import Finished, Pipeline
 from flowerseg.predict.results import Counts, Effort, PhotoResult, RunRecord, utf8, write_results
 from flowerseg.predict.settings import PredictSettings, Save, batch_size
+from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
 
 RESULTS, RUN = "results.csv", "run.json"
@@ -47,6 +50,42 @@ class Silent:
 
     def photo(self, result: PhotoResult, *, is_kept: bool) -> None:
         """Nothing."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the masks of a run come from."""
+
+    model: Parent | None
+    backend: BackendInfo
+    preprocess: Preprocess
+    threshold: float
+    basis: dict[str, Any]  # all that the masks of a photo depend on, but the photo
+
+
+class Engine(Protocol):
+    """Brings photos to their outcomes; for one run."""
+
+    @property
+    def origin(self) -> Origin:
+        """What the masks come from."""
+
+    @property
+    def batch(self) -> int:
+        """Photos a batch."""
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds that the run took, once it is over."""
+
+    @property
+    def waited_share(self) -> float:
+        """Share of that time in which the backend had nothing to do."""
+
+    def run(
+        self, job: Job, tasks: Iterable[Task], is_over: Callable[[], bool]
+    ) -> Generator[Finished[Outcome], None, None]:
+        """Bring every task to its outcome, in any order; begin no other once it is over."""
 
 
 @dataclass(frozen=True)
@@ -104,29 +143,41 @@ def segment_listing(
     See `segment_folder`.
     """
     settings = settings or PredictSettings()
-    batch = batch_size(settings, segmenter.info.batch)
-    pipeline: Pipeline[Outcome] = Pipeline(segmenter.infer, batch, settings.workers)
-    with (
-        locked(out),
-        Journal(out, basis_of(segmenter)) as journal,
-        opened_decoder(settings.max_pixels, settings.isolate_s) as decode,
-    ):
+    with opened_decoder(settings.max_pixels, settings.isolate_s) as decode:
+        making = Making(listing.folder, segmenter, settings.save, decode)
+        return run_listing(listing, _Here(making, settings), out, settings, watcher, stop)
+
+
+def run_listing(
+    listing: Listing,
+    engine: Engine,
+    out: Path,
+    settings: PredictSettings,
+    watcher: Watcher | None = None,
+    stop: Event | None = None,
+) -> FolderReport:
+    """Bring the photos of a listing through an engine, then write results.csv and run.json.
+
+    See `segment_folder`.
+    """
+    origin = engine.origin
+    with locked(out), Journal(out, origin.basis) as journal:
         _clear(out, journal)
-        job = Job(listing.folder, out, segmenter, settings.save, decode)
+        job = Job(out, settings.save)
         run = _Run(job, journal, settings, watcher or Silent(), stop or Event())
         run.say_first()
-        run.segment(listing, pipeline)
+        run.segment(listing, engine)
         record = RunRecord(
             folder=utf8(str(listing.folder)),
-            model=as_parent(segmenter.artifact) if segmenter.artifact else None,
-            backend=segmenter.info,
-            preprocess=segmenter.preprocess,
-            threshold=segmenter.threshold,
-            batch=batch,
+            model=origin.model,
+            backend=origin.backend,
+            preprocess=origin.preprocess,
+            threshold=origin.threshold,
+            batch=engine.batch,
             workers=settings.workers,
             save=settings.save,
             counts=run.counts(listing.skipped),
-            effort=run.effort(pipeline),
+            effort=run.effort(engine),
             left_behind=journal.left_behind,
             versions=versions_here(),
         )
@@ -136,10 +187,13 @@ def segment_listing(
         return FolderReport(record, tuple(journal.failures(MOST_FAILURES)))
 
 
-def basis_of(segmenter: Segmenter) -> dict[str, Any]:
-    """All that the masks of a photo depend on, but the photo."""
+def origin_of(segmenter: Segmenter) -> Origin:
+    """Where the masks of a segmenter come from.
+
+    Without a model file nothing tells it from another one, so it is like no other.
+    """
     info, artifact = segmenter.info, segmenter.artifact
-    return {
+    basis = {
         "model": artifact.manifest.sha256 if artifact else f"unknown {uuid.uuid4()}",
         "threshold": segmenter.threshold,
         "preprocess": dataclasses.asdict(segmenter.preprocess),
@@ -148,6 +202,8 @@ def basis_of(segmenter: Segmenter) -> dict[str, Any]:
         "precision": info.precision,
         "opencv": opencv_version(),
     }
+    model = as_parent(artifact) if artifact else None
+    return Origin(model, info, segmenter.preprocess, segmenter.threshold, basis)
 
 
 def _clear(out: Path, journal: Journal) -> None:
@@ -161,6 +217,31 @@ def _clear(out: Path, journal: Journal) -> None:
             path.unlink(missing_ok=True)
     if journal.was_interrupted:
         remove_temporaries(out, [kind.folder for kind in Save])
+
+
+class _Here:
+    """The engine of one machine: a pipeline in this process."""
+
+    def __init__(self, making: Making, settings: PredictSettings) -> None:
+        segmenter = making.segmenter
+        self.origin = origin_of(segmenter)
+        self.batch = batch_size(settings, segmenter.info.batch)
+        self._making = making
+        self._pipeline: Pipeline[Outcome] = Pipeline(segmenter.infer, self.batch, settings.workers)
+
+    @property
+    def wall_s(self) -> float:
+        return self._pipeline.wall_s
+
+    @property
+    def waited_share(self) -> float:
+        return self._pipeline.waited_share
+
+    def run(
+        self, job: Job, tasks: Iterable[Task], is_over: Callable[[], bool]
+    ) -> Generator[Finished[Outcome], None, None]:
+        begun = takewhile(lambda _: not is_over(), tasks)
+        return self._pipeline.run(partial(begin, job, self._making, task) for task in begun)
 
 
 class _Run:
@@ -181,7 +262,6 @@ class _Run:
         self._stop = stop
         self._photos = self._failed = self._kept = 0
         self._first_bad: PhotoResult | None = None
-        self._is_cut_short = False
 
     def say_first(self) -> None:
         """Tell what an earlier run made, and whether that is done again."""
@@ -200,7 +280,7 @@ class _Run:
                 "kept."
             )
 
-    def segment(self, listing: Listing, pipeline: Pipeline[Outcome]) -> None:
+    def segment(self, listing: Listing, engine: Engine) -> None:
         """Segment what is not done, and write it down.
 
         Raises:
@@ -209,12 +289,14 @@ class _Run:
         """
         for path, error in listing.unreadable:
             self._take(failed(self._job, Task(path), error), milliseconds=None)
-        with closing(pipeline.run(self._steps(listing.photos))) as stream:
+        tasks = (Task(photo, self._journal.find(photo)) for photo in listing.photos)
+        with closing(engine.run(self._job, tasks, self._is_over)) as stream:
             for finished in stream:
                 self._take(finished.result, round(1e3 * finished.worked_s, 1))
-        if not self._is_cut_short:
+        photos = len(listing.photos) + len(listing.unreadable)
+        if self._photos == photos:
             return
-        done = f"{self._photos} of {len(listing.photos) + len(listing.unreadable)} photos are done"
+        done = f"{self._photos} of {photos} photos are done"
         if self._is_over() and self._first_bad:
             raise ImageError(f"{self._first_bad.error} Stopped there, as asked; {done}.")
         raise Stopped(f"{self._job.out}: stopped; {done}. Run the same again to go on.")
@@ -223,21 +305,14 @@ class _Run:
         """What became of the photos."""
         return Counts(self._photos, self._photos - self._failed, self._failed, skipped)
 
-    def effort(self, pipeline: Pipeline[Outcome]) -> Effort:
+    def effort(self, engine: Engine) -> Effort:
         """What this run did itself."""
         return Effort(
             self._photos - self._failed - self._kept,
             self._kept,
-            round(pipeline.wall_s, 3),
-            round(pipeline.waited_share, 4),
+            round(engine.wall_s, 3),
+            round(engine.waited_share, 4),
         )
-
-    def _steps(self, photos: Iterable[Path]) -> Iterator[Step[Outcome]]:
-        for photo in photos:
-            if self._is_over():
-                self._is_cut_short = True
-                return
-            yield partial(begin, self._job, Task(photo, self._journal.find(photo)))
 
     def _is_over(self) -> bool:
         return self._stop.is_set() or (self._settings.fail_fast and self._first_bad is not None)

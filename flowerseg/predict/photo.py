@@ -1,9 +1,12 @@
-"""What is done with one photo of a folder, from its file to the files made of it."""
+"""What is done with one photo of a folder, from its file to the files made of it.
+
+`make` computes and knows no output folder, so that it can run on another machine; `finish` writes.
+"""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,14 +27,32 @@ from flowerseg.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is the same for all photos."""
+class Making:
+    """What files are made with, the same for all photos."""
 
     folder: Path
-    out: Path
     segmenter: Segmenter  # in threads its data and `mask`; its backend has one thread
     save: tuple[Save, ...]
     decode: Decode = decode_rgb
+    read: Callable[[Path], bytes] = photo_bytes
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made of a photo, in memory."""
+
+    photo: Path  # under the folder
+    sha256: str  # of its bytes; empty where they could not be read
+    result: PhotoResult | None = None  # None: nothing is made of these bytes, they are known
+    files: Mapping[Save, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of a folder, the same for all photos."""
+
+    out: Path
+    save: tuple[Save, ...]
 
     def output(self, photo: Path, kind: Save) -> Path:
         """Where a file made of a photo is: b.jpg -> b.jpg.png."""
@@ -55,34 +76,58 @@ class Outcome:
     is_kept: bool = False  # an earlier run had done it
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    """A photo on its way to the backend and back."""
+def known_bytes(job: Job, task: Task) -> str:
+    """SHA-256 of the photo that all files asked for were made of, with this model; else empty."""
+    before = task.before
+    if before is None or not (before.is_current and before.result.ok):
+        return ""
+    stand = all(
+        kind in before.outputs and _is_file(job.output(task.photo, kind), before.outputs[kind])
+        for kind in job.save
+    )
+    return before.sha256 if stand else ""
 
-    task: Task
-    sha256: str
-    size_hw: SizeHW
-    rgb: Rgb | None  # (h, w, 3), kept only where a picture of it will be written
 
-
-def begin(job: Job, task: Task) -> ForBackend[Outcome] | Outcome:
-    """Read a photo, and decode it unless everything that is asked of it is there."""
-    path = job.folder / task.photo
+def make(making: Making, photo: Path, known: str) -> ForBackend[Made] | Made:
+    """Read a photo, and decode it unless these are the bytes that are known by their SHA-256."""
+    path = making.folder / photo
     try:
-        data = photo_bytes(path)
+        data = making.read(path)
     except ImageError as error:
-        return failed(job, task, str(error))
+        return Made(photo, "", _bad(photo, str(error)))
     sha256 = hashlib.sha256(data).hexdigest()
-    if task.before is not None and _is_done(job, task.photo, task.before, sha256):
-        return Outcome(task.photo, task.before, is_kept=True)
+    if sha256 == known:
+        return Made(photo, sha256)
     try:
-        rgb = job.decode(data, str(path))
+        rgb = making.decode(data, str(path))
     except ImageError as error:
-        return failed(job, task, str(error), sha256)
-    frame = frame_from_photo(rgb, job.segmenter.preprocess)
-    is_shown = not {Save.OVERLAY, Save.CUTOUT}.isdisjoint(job.save)
-    decoded = _Decoded(task, sha256, size_of(rgb), rgb if is_shown else None)
-    return ForBackend(frame, partial(_encode, job, decoded))
+        return Made(photo, sha256, _bad(photo, str(error)))
+    frame = frame_from_photo(rgb, making.segmenter.preprocess)
+    size_hw = size_of(rgb)
+    shown = None if {Save.OVERLAY, Save.CUTOUT}.isdisjoint(making.save) else rgb
+    return ForBackend(frame, partial(_encoded, making, photo, sha256, size_hw, shown))
+
+
+def begin(job: Job, making: Making, task: Task) -> ForBackend[Outcome] | ForDisk[Outcome] | Outcome:
+    """Make what is asked of a photo, and write it."""
+    made = make(making, task.photo, known_bytes(job, task))
+    if isinstance(made, Made):
+        return finish(job, task, made)
+    return ForBackend(made.frame, partial(_finished, job, task, made.then))
+
+
+def finish(job: Job, task: Task, made: Made) -> ForDisk[Outcome] | Outcome:
+    """Write what was made of a photo; nothing of one that is done already.
+
+    Raises:
+        OutputError: what an earlier run made of a photo that fails now cannot be removed.
+    """
+    if made.result is None:
+        assert task.before is not None  # its bytes are known
+        return Outcome(task.photo, task.before, is_kept=True)
+    if not made.result.ok:
+        return failed(job, task, made.result.error, made.sha256)
+    return ForDisk(partial(_write, job, task, made, made.result))
 
 
 def failed(job: Job, task: Task, error: str, sha256: str = "") -> Outcome:
@@ -92,17 +137,7 @@ def failed(job: Job, task: Task, error: str, sha256: str = "") -> Outcome:
         OutputError: that cannot be removed.
     """
     _remove(job, task.photo, Save)
-    result = PhotoResult(utf8(task.photo.as_posix()), error=utf8(error))
-    return Outcome(task.photo, Entry(sha256, {}, result))
-
-
-def _is_done(job: Job, photo: Path, before: Entry, sha256: str) -> bool:
-    """Whether every file that is asked for is the one that this model would write."""
-    is_same = before.is_current and before.result.ok and before.sha256 == sha256
-    return is_same and all(
-        kind in before.outputs and _is_file(job.output(photo, kind), before.outputs[kind])
-        for kind in job.save
-    )
+    return Outcome(task.photo, Entry(sha256, {}, _bad(task.photo, error)))
 
 
 def _is_file(path: Path, sha256: str) -> bool:
@@ -112,58 +147,78 @@ def _is_file(path: Path, sha256: str) -> bool:
         return False
 
 
-def _encode(job: Job, decoded: _Decoded, foreground: Foreground) -> ForDisk[Outcome] | Outcome:
+def _bad(photo: Path, error: str) -> PhotoResult:
+    return PhotoResult(utf8(photo.as_posix()), error=utf8(error))
+
+
+def _encoded(
+    making: Making,
+    photo: Path,
+    sha256: str,
+    size_hw: SizeHW,
+    rgb: Rgb | None,
+    foreground: Foreground,
+) -> Made:
     """Make the mask of one photo and the files that are asked for."""
-    mask = job.segmenter.mask(foreground, decoded.size_hw)
+    mask = making.segmenter.mask(foreground, size_hw)
     try:
-        files = {kind: _file(kind, mask, decoded, foreground) for kind in job.save}
+        files = {kind: _file(kind, mask, size_hw, rgb, foreground) for kind in making.save}
     except ImageError as error:
-        return failed(job, decoded.task, str(error), decoded.sha256)
+        return Made(photo, sha256, _bad(photo, str(error)))
     share = float(np.count_nonzero(mask) / mask.size)
-    path = utf8(decoded.task.photo.as_posix())
-    result = PhotoResult(path, decoded.size_hw, share, _box(mask))
-    return ForDisk(partial(_write, job, decoded, files, result))
+    result = PhotoResult(utf8(photo.as_posix()), size_hw, share, _box(mask))
+    return Made(photo, sha256, result, files)
 
 
-def _file(kind: Save, mask: Mask, decoded: _Decoded, foreground: Foreground) -> bytes:
+def _file(
+    kind: Save, mask: Mask, size_hw: SizeHW, rgb: Rgb | None, foreground: Foreground
+) -> bytes:
     """The bytes of one output."""
     if kind is Save.MASK:
         return encode_mask(mask)
     if kind is Save.PROBABILITY:
-        return encode_png(foreground_at(foreground, decoded.size_hw))
-    assert decoded.rgb is not None  # `begin` keeps it for these
+        return encode_png(foreground_at(foreground, size_hw))
+    assert rgb is not None  # `make` keeps it for these
     picture = overlay if kind is Save.OVERLAY else cutout
-    return encode_png(picture(decoded.rgb, mask))
+    return encode_png(picture(rgb, mask))
 
 
-def _write(
-    job: Job, decoded: _Decoded, files: Mapping[Save, bytes], result: PhotoResult
-) -> Outcome:
+def _finished(
+    job: Job,
+    task: Task,
+    then: Callable[[Foreground], ForDisk[Made] | Made],
+    foreground: Foreground,
+) -> ForDisk[Outcome] | Outcome:
+    made = then(foreground)
+    assert isinstance(made, Made)  # making writes nothing
+    return finish(job, task, made)
+
+
+def _write(job: Job, task: Task, made: Made, result: PhotoResult) -> Outcome:
     """Write what was made of one photo.
 
     Raises:
         OutputError: it cannot be written, and neither could any other.
     """
-    task = decoded.task
     try:
-        for kind, content in files.items():
+        for kind, content in made.files.items():
             write_bytes(job.output(task.photo, kind), content)
     except NameTooLong as error:  # the fault of this photo, not of the disk
-        return failed(job, task, str(error), decoded.sha256)
-    outputs = {kind: hashlib.sha256(content).hexdigest() for kind, content in files.items()}
-    others = _others(job, decoded, files)
-    return Outcome(task.photo, Entry(decoded.sha256, outputs | others, result))
+        return failed(job, task, str(error), made.sha256)
+    outputs = {kind: hashlib.sha256(content).hexdigest() for kind, content in made.files.items()}
+    others = _others(job, task, made)
+    return Outcome(task.photo, Entry(made.sha256, outputs | others, result))
 
 
-def _others(job: Job, decoded: _Decoded, files: Mapping[Save, bytes]) -> dict[Save, str]:
+def _others(job: Job, task: Task, made: Made) -> dict[Save, str]:
     """What an earlier run wrote and this one does not: kept where it still fits, else removed."""
-    before = decoded.task.before
+    before = task.before
     if before is None:
         return {}
-    others = {kind: digest for kind, digest in before.outputs.items() if kind not in files}
-    if before.is_current and before.sha256 == decoded.sha256:
+    others = {kind: digest for kind, digest in before.outputs.items() if kind not in made.files}
+    if before.is_current and before.sha256 == made.sha256:
         return others
-    _remove(job, decoded.task.photo, others)
+    _remove(job, task.photo, others)
     return {}
 
 

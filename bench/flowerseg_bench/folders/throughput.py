@@ -1,0 +1,204 @@
+"""The speed of a folder run against what the machine's cores allow at most.
+
+Each photo costs the engine a share of its batch, for which it takes all cores, and some work that
+one core does: decoding, resizing to the frame, resizing back, thresholding, encoding. If no core
+ever stood still, a photo would take
+
+    engine_s + photo_s / cores
+
+Both terms are measured apart, each with the machine to itself: `engine_s` by running full batches
+of real frames through the four verbs, upload and download included; `photo_s` by doing the rest
+for one photo after the other on one thread. Reading, hashing, flushing and the journal are not in
+the limit: they count against the folder run.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from flowerseg.arrays import Images, size_of
+from flowerseg.backends import run
+from flowerseg.files import sha256_of
+from flowerseg.images import encode_mask, read_rgb, use_one_thread_per_call
+from flowerseg.listing import list_photos
+from flowerseg.predict import PredictSettings, batch_size, segment_folder
+from flowerseg.preprocess import frame_from_photo
+from flowerseg.segmenter import Segmenter
+from flowerseg_bench.photos import batches_of, frames_from_files, link_photos
+from flowerseg_bench.record import Finding, table_of
+from flowerseg_bench.timing import Clock, timed, wall_clock
+
+
+@dataclass(frozen=True)
+class Round:
+    """One measurement of each of the three."""
+
+    engine_s: float  # a photo, in a batch that fills the machine
+    photo_s: float  # a photo, all that is done before and after the engine, on one core
+    folder_s: float  # a photo, of the whole run
+    waited_share: float  # of the run's time the backend had nothing to do
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured of one runtime."""
+
+    runtime: str
+    batch: int
+    workers: int
+    cores: int
+    rounds: tuple[Round, ...]
+
+    @property
+    def engine_s(self) -> float:
+        """Median over the rounds; so with the others."""
+        return median(one.engine_s for one in self.rounds)
+
+    @property
+    def photo_s(self) -> float:
+        return median(one.photo_s for one in self.rounds)
+
+    @property
+    def folder_s(self) -> float:
+        return median(one.folder_s for one in self.rounds)
+
+    @property
+    def limit_s(self) -> float:
+        """A photo, if no core ever stood still."""
+        return self.engine_s + self.photo_s / self.cores
+
+    @property
+    def share(self) -> float:
+        """Of the photos that the limit allows, those that were done."""
+        return self.limit_s / self.folder_s
+
+
+def measure_throughput(
+    photos: Path,
+    model: Path,
+    runtimes: Sequence[str],
+    count: int,
+    rounds: int,
+    work: Path,
+    clock: Clock = wall_clock,
+) -> Finding:
+    """Segment a folder of `count` links to the photos in each runtime, in turns."""
+    listing = list_photos(photos, work)
+    files = [listing.folder / path for path in listing.photos]
+    folder = work / "photos"
+    link_photos(files, 0, count, folder)
+    speeds = [_measured(folder, files, model, runtime, rounds, clock) for runtime in runtimes]
+    return finding_of(model, len(files), count, speeds)
+
+
+def _measured(
+    folder: Path, files: Sequence[Path], model: Path, runtime: str, rounds: int, clock: Clock
+) -> Speed:
+    settings = PredictSettings()
+    with Segmenter.open(model, device="cpu", runtime=runtime) as segmenter:
+        batch = batch_size(settings, segmenter.info.batch)
+        batches = batches_of(frames_from_files(files, segmenter.preprocess), batch)
+        measured = tuple(
+            _round(folder, files, segmenter, batches, settings, clock) for _ in range(rounds)
+        )
+        cores = len(os.sched_getaffinity(0))
+        return Speed(str(segmenter.info), batch, settings.workers, cores, measured)
+
+
+def _round(
+    folder: Path,
+    files: Sequence[Path],
+    segmenter: Segmenter,
+    batches: Sequence[Images],
+    settings: PredictSettings,
+    clock: Clock,
+) -> Round:
+    out = folder.parent / "out"
+    run(segmenter.backend, batches[0])
+    use_one_thread_per_call()
+
+    def infer() -> None:
+        for images in batches:
+            run(segmenter.backend, images)
+
+    (engine_s,) = timed(clock, infer)
+    foreground = run(segmenter.backend, batches[0])[0]
+
+    def rest() -> None:
+        for file in files:
+            rgb = read_rgb(file)
+            frame_from_photo(rgb, segmenter.preprocess)
+            encode_mask(segmenter.mask(foreground, size_of(rgb)))
+
+    (photo_s,) = timed(clock, rest)
+    shares: list[float] = []
+
+    def segment() -> None:
+        report = segment_folder(folder, segmenter, out, settings)
+        shares.append(report.run.effort.waited_share)
+
+    (folder_s,) = timed(clock, segment)
+    count = len(list(folder.iterdir()))
+    shutil.rmtree(out)
+    images = sum(len(batch) for batch in batches)
+    return Round(engine_s / images, photo_s / len(files), folder_s / count, shares[0])
+
+
+def finding_of(model: Path, photos: int, count: int, speeds: Sequence[Speed]) -> Finding:
+    """The share of the limit that each runtime's run reached."""
+    per_s: Callable[[float], str] = lambda seconds: f"{1 / seconds:.1f}"  # noqa: E731
+    rows = [
+        (
+            speed.runtime,
+            f"{1e3 * speed.engine_s:.2f}",
+            f"{1e3 * speed.photo_s:.2f}",
+            per_s(speed.limit_s),
+            per_s(speed.folder_s),
+            f"{speed.share:.3f}",
+            f"{100 * median(one.waited_share for one in speed.rounds):.0f} %",
+        )
+        for speed in speeds
+    ]
+    cores = speeds[0].cores
+    shares = ", ".join(f"{s.share:.3f} ({s.runtime.partition(' ')[0]})" for s in speeds)
+    return Finding(
+        headline=(
+            f"A folder of {count} photos is segmented at {shares} of the speed that {cores} cores "
+            "allow once decoding and encoding are paid"
+        ),
+        table=table_of(
+            "Speed of a folder run",
+            (
+                "runtime",
+                "engine, ms a photo",
+                "rest, ms a photo on one core",
+                "limit, photos/s",
+                "folder, photos/s",
+                "share of the limit",
+                "backend waited",
+            ),
+            rows,
+        ),
+        notes=(
+            f"The limit is one photo every engine + rest / {cores} seconds: the engine takes all "
+            "cores for its batch, transfers included, and the rest is decoding, resizing to the "
+            "frame and back, thresholding and encoding, measured on one thread with the machine "
+            "to itself",
+            "Reading, hashing, flushing each mask to disk and the journal are not in the limit",
+            f"{photos} different photos, linked around and around; batch "
+            f"{speeds[0].batch}, {speeds[0].workers} workers; medians of "
+            f"{len(speeds[0].rounds)} rounds",
+        ),
+        raw={
+            "model": model.name,
+            "sha256": sha256_of(model),
+            "count": count,
+            "photos": photos,
+            "speeds": [dataclasses.asdict(speed) for speed in speeds],
+            "shares": [round(speed.share, 4) for speed in speeds],
+        },
+    )

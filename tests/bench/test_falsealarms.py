@@ -32,6 +32,7 @@ SETUP = Setup(
 def proof_of(status: str, *faults: str) -> dict[str, Any]:
     return {
         "status": status,
+        "runtime": "onnxruntime",
         "faults": list(faults),
         "agreement_iou": 0.99875,
         "flipped_share": 0.0025,
@@ -45,13 +46,13 @@ def test_a_correct_export_that_is_refused_is_counted_and_its_reason_told() -> No
     refused = Verdict(1, "INT8", 0.8125, proof_of("failed", "agreement IoU 0.97 is below 0.98"))
     finding = finding_of(SETUP, [proved, refused])
     assert finding.headline == (
-        "1 of 2 correct exports of deeplabv3_mobilenet_v3_large, trained from 2 seeds, were not "
-        "proved"
+        "1 of 2 proofs of correct exports of deeplabv3_mobilenet_v3_large, trained from 2 seeds, "
+        "failed"
     )
-    assert finding.notes[0] == "Seed 1 in INT8: agreement IoU 0.97 is below 0.98"
+    assert finding.notes[0] == "seed 1, INT8 in onnxruntime: agreement IoU 0.97 is below 0.98"
     assert finding.table.rows == (
-        ("seed 0, FP32", "0.875", "0.99875", "0.250%", "+0.00050", "proved"),
-        ("seed 1, INT8", "0.812", "0.99875", "0.250%", "+0.00050", "failed"),
+        ("seed 0, FP32 in onnxruntime", "0.875", "0.99875", "0.250%", "+0.00050", "proved"),
+        ("seed 1, INT8 in onnxruntime", "0.812", "0.99875", "0.250%", "+0.00050", "failed"),
     )
     assert finding.raw["verdicts"][1]["proof"]["status"] == "failed"
 
@@ -72,7 +73,9 @@ class FakeFlowerseg:
             (out / "report.json").write_text(json.dumps(report))
             return
         status = "failed" if "--int8" in arguments else "proved"
-        out.with_name(out.name + ".json").write_text(json.dumps({"proof": proof_of(status)}))
+        further = [proof_of("proved") | {"runtime": "openvino"}]
+        manifest = {"proof": proof_of(status), "further_proofs": further}
+        out.with_name(out.name + ".json").write_text(json.dumps(manifest))
         if status == "failed":
             raise FlowersegError("written, but not proved")
 
@@ -87,11 +90,18 @@ def test_every_seed_is_trained_and_exported_at_every_precision(
     assert result.exit_code == 0, result.output
     assert [call[0] for call in fake.calls] == ["train", "export", "export", "export"] * 2
     content = json.loads((tmp_path / "out" / "RESULT.json").read_text())
-    found = [(v["seed"], v["precision"], v["proof"]["status"]) for v in content["verdicts"]]
+    found = [
+        (v["seed"], v["precision"], v["proof"]["runtime"], v["proof"]["status"])
+        for v in content["verdicts"]
+    ]
     assert found == [
-        (seed, precision, "failed" if precision == "INT8" else "proved")
+        (seed, precision, runtime, status)
         for seed in (5, 6)
         for precision in ("FP32", "FP16", "INT8")
+        for runtime, status in (
+            ("onnxruntime", "failed" if precision == "INT8" else "proved"),
+            ("openvino", "proved"),
+        )
     ]
 
 

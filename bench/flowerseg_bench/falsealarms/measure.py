@@ -60,12 +60,17 @@ class Setup:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the proof said of one correct export."""
+    """What the proof said of one correct export in one runtime."""
 
     seed: int
     precision: str
     val_iou: float  # of the trained network, at its frame
     proof: dict[str, Any]  # as the manifest has it
+
+    @property
+    def export(self) -> str:
+        """What was proved, and in what."""
+        return f"seed {self.seed}, {self.precision} in {self.proof['runtime']}"
 
     @property
     def is_alarm(self) -> bool:
@@ -88,7 +93,11 @@ def verdicts_of(setup: Setup, seed: int, work: Path) -> list[Verdict]:
     run_process(setup.training(seed, run), work)
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     val_iou = float(report["splits"][0]["scores"]["iou"])
-    return [Verdict(seed, name, val_iou, _proof_of(setup, run, name, work)) for name in PRECISIONS]
+    return [
+        Verdict(seed, precision, val_iou, proof)
+        for precision in PRECISIONS
+        for proof in _proofs_of(setup, run, precision, work)
+    ]
 
 
 def exported_path(run: Path, precision: str) -> Path:
@@ -96,28 +105,27 @@ def exported_path(run: Path, precision: str) -> Path:
     return run / f"{precision.lower()}.onnx"
 
 
-def _proof_of(setup: Setup, run: Path, precision: str, work: Path) -> dict[str, Any]:
-    manifest = manifest_path(exported_path(run, precision))
+def _proofs_of(setup: Setup, run: Path, precision: str, work: Path) -> list[dict[str, Any]]:
+    """Of one export, in each runtime here."""
+    path = manifest_path(exported_path(run, precision))
     try:
         run_process(setup.exporting(run, precision), work)
     except FlowersegError:
         # A file whose proof failed is written all the same, and its manifest says why.
-        if not manifest.is_file():
+        if not path.is_file():
             raise
-    proof: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))["proof"]
-    return proof
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    return [manifest["proof"], *manifest["further_proofs"]]
 
 
 def finding_of(setup: Setup, verdicts: Sequence[Verdict]) -> Finding:
     """Every export in a row, and how many of them were refused although they are correct."""
     refused = sum(verdict.is_alarm for verdict in verdicts)
-    reasons = [
-        f"Seed {v.seed} in {v.precision}: {fault}" for v in verdicts for fault in v.proof["faults"]
-    ]
+    reasons = [f"{v.export}: {fault}" for v in verdicts for fault in v.proof["faults"]]
     return Finding(
         headline=(
-            f"{refused} of {len(verdicts)} correct exports of {setup.arch}, trained from "
-            f"{len(setup.seeds)} seeds, were not proved"
+            f"{refused} of {len(verdicts)} proofs of correct exports of {setup.arch}, trained "
+            f"from {len(setup.seeds)} seeds, failed"
         ),
         table=table_of(
             "Does the proof pass correct exports",
@@ -143,7 +151,7 @@ def finding_of(setup: Setup, verdicts: Sequence[Verdict]) -> Finding:
 def _row(verdict: Verdict) -> tuple[str, ...]:
     proof = verdict.proof
     return (
-        f"seed {verdict.seed}, {verdict.precision}",
+        verdict.export,
         f"{verdict.val_iou:.3f}",
         f"{proof['agreement_iou']:.5f}",
         f"{proof['flipped_share']:.3%}",

@@ -1,9 +1,14 @@
 """`flowerseg-predict` with a real ONNX file, whose flower is the green channel."""
 
+import io
 import itertools
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +16,14 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
 
 from flowerseg.artifact import Batch, Kind, Manifest, Precision, Proof, manifest_path, publish
 from flowerseg.cli import predict as command
 from flowerseg.cli.predict import predict
 from flowerseg.files import sha256_of
 from flowerseg.images import read_mask_colours, write_jpeg, write_png
+from flowerseg.predict.lock import locked
 from flowerseg.preprocess import Preprocess
 
 SIDE = 32
@@ -105,6 +112,110 @@ def test_progress_off_a_terminal_is_a_plain_line_every_few_seconds(
         "5 of 13 photos, 1.0 photos/s, 0 failed",
         "10 of 13 photos, 1.0 photos/s, 0 failed",
     ]
+
+
+def test_bar_on_a_terminal_tells_speed_and_failures(
+    photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(command, "stderr_console", lambda: terminal)
+    (photos / "bad.jpg").write_text("no photo")
+    assert _predict(photos, model).exit_code == 1
+    assert isinstance(terminal.file, io.StringIO)
+    shown = re.sub(r"\x1b\[[\d;?]*\w", "", terminal.file.getvalue())  # without its colours
+    assert re.search(r"6/6 \d+\.\d photos/s, 1 failed, ETA", shown)
+
+
+def test_second_run_keeps_what_the_first_made_and_says_so(photos: Path, model: Path) -> None:
+    assert _predict(photos, model).exit_code == 0
+    again = _predict(photos, model)
+    assert "5 of 5 photos segmented, 0 failed; " in again.stdout
+    assert "5 of them an earlier run had done." in again.stdout
+    assert "an earlier run segmented 5 photos; those that have not changed are kept" in again.stderr
+    other = _predict(photos, model, "--threshold", "0.25")
+    assert "this changed: threshold 0.5 -> 0.25. They are done again." in other.stderr
+    assert "earlier run had done" not in other.stdout
+
+
+def test_folder_that_another_run_holds_is_exit_1_and_names_it(photos: Path, model: Path) -> None:
+    with locked(photos.parent / "out"):
+        result = _predict(photos, model)
+    assert result.exit_code == 1
+    assert f"process {os.getpid()} on " in result.stderr
+    assert "Wait for it to end, or choose another folder." in result.stderr
+
+
+def test_fail_fast_is_exit_1_with_the_photo(photos: Path, model: Path) -> None:
+    for i in range(60):
+        (photos / f"bad {i:02}.jpg").write_text("no photo")
+    result = _predict(photos, model, "--fail-fast")
+    assert result.exit_code == 1
+    assert re.search(r"Error: .*bad \d\d\.jpg: is not an image.* Stopped there", result.stderr)
+    assert not (photos.parent / "out/results.csv").exists()
+
+
+@pytest.fixture
+def many(photos: Path) -> Path:
+    """Enough photos that some have not begun when the first is done."""
+    for i in range(60):
+        write_jpeg(photos / f"{i:02}.jpg", np.full((40, 40, 3), i, np.uint8))
+    return photos
+
+
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a test that runs in the background would inherit it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint")
+def test_ctrl_c_finishes_what_is_under_way_and_the_next_run_goes_on(
+    many: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presses = iter([True])
+
+    def press(*_: object, **__: object) -> None:
+        if next(presses, False):
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command._Shown, "photo", press)
+        result = _predict(many, model)
+    assert result.exit_code == 130
+    assert "Finishing the photos under way. Ctrl-C again ends at once." in result.stderr
+    done = re.search(r"out: stopped; (\d+) of 65 photos are done\.", result.stderr)
+    assert done
+    masks = [path.name for path in (many.parent / "out/masks").rglob("*")]
+    assert sum(name.endswith(".png") for name in masks) == int(done[1])
+    assert not [name for name in masks if name.startswith(".tmp-")]
+    again = _predict(many, model)
+    assert again.exit_code == 0
+    assert f"{done[1]} of them an earlier run had done." in again.stdout
+
+
+_TWICE = """
+import signal, sys
+from flowerseg.cli import predict as command
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def press(*_, **__):
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    print("still here")
+command._Shown.photo = press
+command.predict(sys.argv[1:])
+"""
+
+
+def test_second_ctrl_c_ends_at_once(many: Path, model: Path) -> None:
+    out = many.parent / "out"
+    words = [str(many), "--model", str(model), "--out", str(out), "--device", "cpu"]
+    ended = subprocess.run([sys.executable, "-c", _TWICE, *words], capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert ended.stdout == ""
+    assert not (out / "results.csv").exists()
+    assert _predict(many, model).exit_code == 0
 
 
 def test_bad_photos_are_listed_and_the_exit_code_is_1(photos: Path, model: Path) -> None:

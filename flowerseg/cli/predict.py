@@ -319,7 +319,9 @@ def _draining(console: "Console") -> Iterator[Event]:
         stop.set()
         console.print("Finishing the photos under way. Ctrl-C again ends at once.")
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:  # as of what a script runs in the background
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield stop
     finally:

@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: apt install python3" >&2; exit 1; }
 	$(PYTHON) -m venv .venv || { echo "The venv module is needed: apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[rtx,openvino,triton]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[rtx,openvino,triton,ray]" --group dev
 	touch $(READY)
 
 demo: $(READY)

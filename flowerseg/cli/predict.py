@@ -3,7 +3,7 @@
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from flowerseg.backends import BackendInfo
     from flowerseg.listing import Listing
     from flowerseg.predict import FolderReport, PhotoResult, PredictSettings, Save
+    from flowerseg.predict.ray_ import Opening
+
+    Read = Callable[[Path], bytes]
 
 INTERRUPTED = 130  # the exit code of shells for Ctrl-C
 
@@ -58,7 +61,7 @@ def _parted(
 
 
 @click.command(cls=Command)
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder")
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
@@ -125,12 +128,19 @@ def _parted(
     help="Decode in processes of their own: a photo that crashes the decoder, or takes longer than "
     "SECONDS, fails alone.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["here", "ray"]),
+    default="here",
+    show_default=True,
+    help="ray: on all machines of the Ray cluster that RAY_ADDRESS names, or on this one.",
+)
 @device_option
 @runtime_option
 @unproven_option
 @json_option
 def predict(
-    folder: Path,
+    folder: str,
     model: Path | None,
     out: Path,
     batch: int | None,
@@ -142,6 +152,7 @@ def predict(
     shard: tuple[int, int] | None,
     max_pixels: int | None,
     isolate: float | None,
+    engine: str,
     device: str,
     runtime: str,
     unproven: bool,
@@ -155,19 +166,20 @@ def predict(
     segmented, and the exit code is 1.
 
     FOLDER may also be a file with a list of photos, one path a line, or - for such a list on
-    standard input; OUT/masks then repeats the paths as they are listed.
+    standard input; OUT/masks then repeats the paths as they are listed. Or a URI that fsspec opens,
+    such as s3://bucket/photos.
 
     A run that was stopped, killed or out of disk goes on where it was: give the same command again.
     Ctrl-C finishes the photos under way (exit code 130), a second one ends at once.
     """
     from flowerseg.artifact import manifest_path, read_manifest
-    from flowerseg.errors import Stopped
     from flowerseg.images import MAX_PIXELS
-    from flowerseg.predict import PredictSettings, default_workers, segment_listing
-    from flowerseg.segmenter import Segmenter
+    from flowerseg.predict import PredictSettings, default_workers
+    from flowerseg.predict.ray_ import Opening
     from flowerseg.shipped import shipped_model
 
-    listing, out = _divided(_listed(folder, out, null), out, shard)
+    listing, read = _listed(folder, out, null)
+    listing, out = _divided(listing, out, shard)
     path = model or shipped_model()
     settings = PredictSettings(
         batch,
@@ -178,43 +190,59 @@ def predict(
         isolate,
     )
     _refuse_batch(settings, read_manifest(manifest_path(path)))
-    with Segmenter.open(
-        path,
-        device=device,
-        runtime=runtime,
-        threshold=threshold,
-        allow_unproven=unproven,
-    ) as segmenter:
-        _announce(settings, segmenter.info, len(listing.photos))
-        try:
-            with _Shown(len(listing.photos)) as shown, _draining(shown.console) as stop:
-                report = segment_listing(listing, segmenter, out, settings, shown, stop)
-        except Stopped as stopped:
-            click.echo(str(stopped), err=True)
-            raise click.exceptions.Exit(INTERRUPTED) from None
+    opening = Opening(path, device, runtime, threshold, unproven)
+    segment = _segment_on_ray if engine == "ray" else _segment_here
+    report = segment(listing, opening, out, settings, read)
     print_result(report.run, _summary(report, out), as_json=as_json)
     if report.failed:
         _list_failures(report, out)
         raise click.exceptions.Exit(1)
 
 
-def _listed(folder: Path, out: Path, null: bool) -> "Listing":
-    """The photos of a folder, or of a list of them."""
-    from flowerseg.images import PHOTO_SUFFIXES
-    from flowerseg.listing import list_photos, photos_on_list
+def _segment_here(
+    listing: "Listing", opening: "Opening", out: Path, settings: "PredictSettings", read: "Read"
+) -> "FolderReport":
+    from flowerseg.predict import segment_listing
 
-    is_list = folder.is_file() and folder.suffix.lower() not in PHOTO_SUFFIXES
-    if not is_list and str(folder) != "-":
-        if null:
-            raise click.UsageError(f"-0 is for lists of photos, and {folder} is none.")
-        return list_photos(folder, out)
+    with opening.segmenter() as segmenter:
+        _announce(settings, segmenter.info, len(listing.photos))
+        with _watched(len(listing.photos)) as (shown, stop):
+            return segment_listing(listing, segmenter, out, settings, shown, stop, read)
+
+
+def _segment_on_ray(
+    listing: "Listing", opening: "Opening", out: Path, settings: "PredictSettings", read: "Read"
+) -> "FolderReport":
+    from flowerseg.predict.ray_ import segment_listing_on_ray
+
+    with _watched(len(listing.photos)) as (shown, stop):
+        return segment_listing_on_ray(listing, opening, out, settings, shown, stop, read)
+
+
+def _listed(folder: str, out: Path, null: bool) -> "tuple[Listing, Read]":
+    """The photos of a folder, of a URI or on a list, and what reads them."""
+    from flowerseg.images import PHOTO_SUFFIXES, photo_bytes
+    from flowerseg.listing import list_photos, photos_on_list
+    from flowerseg.predict.remote import RemoteFolder, is_remote
+
+    path = Path(folder)
+    if folder == "-" or (path.is_file() and path.suffix.lower() not in PHOTO_SUFFIXES):
+        name = "standard input" if folder == "-" else folder
+        return photos_on_list(_content(folder), name, b"\0" if null else b"\n"), photo_bytes
+    if null:
+        raise click.UsageError(f"-0 is for lists of photos, and {folder} is none.")
+    if is_remote(folder):
+        remote = RemoteFolder.at(folder)
+        return remote.photos(), remote.read
+    return list_photos(path, out), photo_bytes
+
+
+def _content(file: str) -> bytes:
     try:
-        with click.open_file(str(folder), "rb") as file:
-            content = file.read()
+        with click.open_file(file, "rb") as stream:
+            return bytes(stream.read())
     except OSError as error:
-        raise click.FileError(str(folder), error.strerror) from error
-    name = "standard input" if str(folder) == "-" else str(folder)
-    return photos_on_list(content, name, b"\0" if null else b"\n")
+        raise click.FileError(file, error.strerror) from error
 
 
 def _divided(
@@ -302,6 +330,19 @@ class _Shown:
         speed = (self._done - self._kept) / max(now - self._began, 1e-9)
         kept = f", {self._kept} kept" if self._kept else ""
         return f"{speed:.1f} photos/s, {self._failed} failed{kept}"
+
+
+@contextmanager
+def _watched(photos: int) -> "Iterator[tuple[_Shown, Event]]":
+    """A run that is shown, and that Ctrl-C stops."""
+    from flowerseg.errors import Stopped
+
+    try:
+        with _Shown(photos) as shown, _draining(shown.console) as stop:
+            yield shown, stop
+    except Stopped as stopped:
+        click.echo(str(stopped), err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 @contextmanager

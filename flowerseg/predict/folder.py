@@ -16,7 +16,7 @@ from flowerseg.artifact import Parent, as_parent, versions_here
 from flowerseg.backends import BackendInfo
 from flowerseg.errors import ImageError, Stopped
 from flowerseg.files import explained, remove_temporaries, write_text
-from flowerseg.images import opencv_version
+from flowerseg.images import opencv_version, photo_bytes
 from flowerseg.isolate import opened_decoder
 from flowerseg.listing import Listing, list_photos
 from flowerseg.predict.journal import Journal
@@ -137,14 +137,15 @@ def segment_listing(
     settings: PredictSettings | None = None,
     watcher: Watcher | None = None,
     stop: Event | None = None,
+    read: Callable[[Path], bytes] = photo_bytes,
 ) -> FolderReport:
     """Segment the photos of a listing, then write results.csv and run.json.
 
-    See `segment_folder`.
+    See `segment_folder`; `read` gives the bytes of the photo at a path, or raises ImageError.
     """
     settings = settings or PredictSettings()
     with opened_decoder(settings.max_pixels, settings.isolate_s) as decode:
-        making = Making(listing.folder, segmenter, settings.save, decode)
+        making = Making(listing.folder, segmenter, settings.save, decode, read)
         return run_listing(listing, _Here(making, settings), out, settings, watcher, stop)
 
 

@@ -1,0 +1,1 @@
+"""`flowerseg-predict` beside what people write themselves: `python -m` this package."""

@@ -266,19 +266,16 @@ class _Run:
 
     def say_first(self) -> None:
         """Tell what an earlier run made, and whether that is done again."""
-        done = self._journal.segmented
-        if not done:
-            return
-        if changes := self._journal.changes:
+        out, journal = self._job.out, self._journal
+        if kept := journal.current:
+            how = "an interrupted run" if journal.was_interrupted else "an earlier run"
             self._watcher.note(
-                f"{self._job.out}: {done} photos were segmented before this changed: "
-                f"{', '.join(changes)}. They are done again."
+                f"{out}: {how} segmented {kept} photos; those that have not changed are kept."
             )
-        else:
-            how = "an interrupted run" if self._journal.was_interrupted else "an earlier run"
+        if others := journal.outdated:
             self._watcher.note(
-                f"{self._job.out}: {how} segmented {done} photos; those that have not changed are "
-                "kept."
+                f"{out}: {others} photos were segmented before this changed: "
+                f"{', '.join(journal.changes)}. They are done again."
             )
 
     def segment(self, listing: Listing, engine: Engine) -> None:

@@ -61,39 +61,41 @@ class Journal:
 
     def __init__(self, out: Path, basis: dict[str, Any]) -> None:
         self._path = out / JOURNAL
-        self._basis: dict[str, Any] = json.loads(json.dumps(basis))
+        self._basis = json.dumps(basis, sort_keys=True)
         with self._explained():
             self._db = _opened(self._path)
-            last = self._db.execute("SELECT basis, finished FROM runs ORDER BY id DESC LIMIT 1")
-            self._last: tuple[str, int] | None = last.fetchone()
-            begun = self._db.execute("INSERT INTO runs VALUES (NULL, ?, 0)", [json.dumps(basis)])
+            before = self._db.execute("SELECT basis, finished FROM runs ORDER BY id").fetchall()
+            begun = self._db.execute("INSERT INTO runs VALUES (NULL, ?, 0)", [self._basis])
             self._run = begun.lastrowid
-            self._current = self._runs_with_the_basis()
-
-    @property
-    def was_interrupted(self) -> bool:
-        """The run before this one did not come to its end."""
-        return self._last is not None and not self._last[1]
+            same = self._db.execute("SELECT id FROM runs WHERE basis = ?", [self._basis])
+            self._current = {run for (run,) in same}
+        self.was_interrupted = bool(before) and not before[-1][1]  # the run before this one
+        others = [text for text, _ in before if text != self._basis]
+        self._other: dict[str, Any] = json.loads(others[-1] if others else self._basis)
 
     @property
     def changes(self) -> list[str]:
-        """How the basis differs from that of the run before, in words: `threshold 0.5 -> 0.6`."""
-        before = json.loads(self._last[0]) if self._last else self._basis
+        """How the basis differs from the one before, in words: `threshold 0.5 -> 0.6`."""
         return [
-            f"{name} {_short(before.get(name))} -> {_short(value)}"
-            for name, value in self._basis.items()
-            if before.get(name) != value
+            f"{name} {_short(self._other.get(name))} -> {_short(value)}"
+            for name, value in json.loads(self._basis).items()
+            if self._other.get(name) != value
         ]
 
     @property
-    def segmented(self) -> int:
-        """Photos that were segmented by any run so far."""
-        return self._count("SELECT count(*) FROM photos WHERE ok")
+    def current(self) -> int:
+        """Photos that were segmented from this basis."""
+        return self._count("basis = ?", self._basis)
+
+    @property
+    def outdated(self) -> int:
+        """Photos that were segmented from another one."""
+        return self._count("basis != ?", self._basis)
 
     @property
     def left_behind(self) -> int:
-        """Photos with outputs that this run has not come past."""
-        return self._count("SELECT count(*) FROM photos WHERE ok AND met != ?", self._run)
+        """Segmented photos that this run has not come past."""
+        return self._count("met != ?", self._run)
 
     def find(self, path: Path) -> Entry | None:
         """What is known about a photo."""
@@ -160,13 +162,10 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _runs_with_the_basis(self) -> set[int]:
-        runs = self._db.execute("SELECT id, basis FROM runs")
-        return {run for run, text in runs if json.loads(text) == self._basis}
-
-    def _count(self, query: str, *values: object) -> int:
+    def _count(self, which: str, value: object) -> int:
+        query = f"SELECT count(*) FROM photos JOIN runs ON made = id WHERE ok AND {which}"
         with self._explained():
-            (count,) = self._db.execute(query, values).fetchone()
+            (count,) = self._db.execute(query, [value]).fetchone()
         return int(count)
 
     def _results(self, query: str) -> Iterator[PhotoResult]:

@@ -3,12 +3,13 @@
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 
-from flowerseg.errors import OutputError
+from flowerseg.errors import OutputError, Stopped
 from flowerseg.images import write_png
 from flowerseg.predict import PredictSettings, Save, segment_folder
 from flowerseg.segmenter import Segmenter
@@ -74,6 +75,25 @@ def test_another_model_or_threshold_does_all_again_and_says_so(
     assert note.endswith("done again.")
     segment_folder(photos, opened(**changed), tmp_path / "fresh")
     assert left_in(out) == left_in(tmp_path / "fresh")
+
+
+def test_run_after_an_interrupted_one_with_another_threshold_tells_what_of_both_there_is(
+    photos: Path, out: Path, opened: Opened, watcher: Any
+) -> None:
+    stop = Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        segment_folder(photos, opened(threshold=0.6), out, stop=stop)
+    (photos / "01.png").rename(photos.parent / "01.png")
+    for path in sorted(photos.rglob("*.png"))[1:]:
+        path.rename(photos.parent / path.name)
+    segment_folder(photos, opened(threshold=0.6), out)  # one photo
+    segment_folder(photos, opened(threshold=0.6), out, watcher=watcher)
+    assert watcher.notes == [
+        f"{out}: an earlier run segmented 1 photos; those that have not changed are kept.",
+        f"{out}: 15 photos were segmented before this changed: threshold 0.5 -> 0.6. They are done "
+        "again.",
+    ]
 
 
 def test_model_that_comes_back_finds_the_masks_of_another_one_and_does_them_again(

@@ -11,7 +11,12 @@ from flowerseg.images import write_jpeg
 from flowerseg.predict import PredictSettings, segment_folder
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
-from flowerseg_bench.folders.hostile import hostile_files, write_hostile_files
+from flowerseg_bench.folders.hostile import (
+    Trial,
+    finding_of,
+    hostile_files,
+    write_hostile_files,
+)
 
 FRAME_HW = (32, 32)
 GOOD = 40
@@ -56,3 +61,15 @@ def test_good_photos_come_out_among_hostile_files_as_they_do_alone(
     assert all(name.startswith(("good", "flipped")) for name in found)
     assert (tmp_path / "out/results.csv").read_text().count(",error,") >= hostile - 5 * 18
     assert grown_mib < 300  # the bombs would be 400 and more, the smallest of them
+
+
+def test_finding_counts_masks_and_crashes_of_all_runs() -> None:
+    trials = [
+        Trial((), 1, good_wrong=0, good_missing=0, hostile=301, refused=245),
+        Trial(("--isolate", "30"), -11, good_wrong=1, good_missing=2, hostile=301, refused=245),
+    ]
+    finding = finding_of(Path(__file__), 0, trials)
+    assert finding.headline == (
+        "Among 301 hostile files, 3 masks of 300 good photos are wrong or missing, and 1 of 2 runs "
+        "crash"
+    )

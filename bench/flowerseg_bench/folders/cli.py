@@ -84,6 +84,16 @@ def kills(photos: Path, model: Path, out: Path, kills: int, count: int, seed: in
     _report(out, lambda work: measure_kills(photos, model, kills, count, seed, work))
 
 
+@main.command(cls=Command)
+@_common_options
+@click.option("--seed", type=int, default=0, show_default=True)
+def hostile(photos: Path, model: Path, out: Path, seed: int) -> None:
+    """Segment 300 good photos among as many hostile files, decoded here and isolated."""
+    from flowerseg_bench.folders.hostile import measure_hostile
+
+    _report(out, lambda work: measure_hostile(photos, model, seed, work))
+
+
 def _report(out: Path, measure: Callable[[Path], "Finding"]) -> None:
     from flowerseg_bench.record import measure_into
 

@@ -50,6 +50,7 @@ class Segmenter:
         device: str = "auto",
         runtime: str = "auto",
         threads: int | None = None,
+        shares_cores: bool = False,
         threshold: float | None = None,
         allow_unproven: bool = False,
         is_tested: bool = True,
@@ -62,6 +63,7 @@ class Segmenter:
             runtime: one of `backends.RUNTIMES` for the file's kind; `auto` is the fastest one here
                 in which the file was proved, and `info` says which.
             threads: see `open_backend`.
+            shares_cores: likewise; photos are decoded meanwhile, say.
             threshold: probability from which a pixel is flower; None takes the model's.
             allow_unproven: open a file whose proof failed, or was never run in this runtime.
             is_tested: run the self-test in the manifest; the proof does not, for it finds out more.
@@ -75,7 +77,7 @@ class Segmenter:
         opener = fastest_proved(manifest, device) if runtime == "auto" else runtime
         if opener in RUNTIMES[manifest.kind]:  # another one is refused for what it is
             require_proof(artifact, allow_unproven=allow_unproven, runtime=opener)
-        backend = open_backend(artifact, device, opener, threads)
+        backend = open_backend(artifact, device, opener, threads, shares_cores)
         if is_tested:
             try:
                 require_same_map(artifact, backend)

@@ -60,7 +60,11 @@ def _fastest_on_cpu(manifest: Manifest) -> tuple[str, ...]:
 
 
 def open_backend(
-    artifact: Artifact, device: str = "auto", runtime: str = "auto", threads: int | None = None
+    artifact: Artifact,
+    device: str = "auto",
+    runtime: str = "auto",
+    threads: int | None = None,
+    shares_cores: bool = False,
 ) -> Backend:
     """Open a checked model file in a runtime. The runtime's package is imported here, not before.
 
@@ -70,6 +74,8 @@ def open_backend(
         runtime: one of `RUNTIMES`; `auto` is the first of the file's kind.
         threads: that one batch is computed with, on the CPU in ONNX Runtime and OpenVINO; None is
             the runtime's own choice.
+        shares_cores: other threads compute meanwhile, so those of the runtime should not keep a
+            core busy while they wait. It changes no result.
 
     Raises:
         ArtifactError: the runtime refuses the file, or it was built for something else.
@@ -103,7 +109,7 @@ def open_backend(
         case "onnxruntime":
             from flowerseg.backends.ort import open_onnx
 
-            return open_onnx(artifact, device, threads)
+            return open_onnx(artifact, device, threads, shares_cores)
         case "openvino":
             from flowerseg.backends.openvino_ import OpenVinoBackend
 

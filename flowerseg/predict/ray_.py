@@ -60,6 +60,7 @@ class Opening:
             device=self.device,
             runtime=self.runtime,
             threads=threads,
+            shares_cores=True,
             threshold=self.threshold,
             allow_unproven=self.allow_unproven,
         )

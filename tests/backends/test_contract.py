@@ -209,6 +209,17 @@ def test_threads_are_what_was_asked_for(fp32_onnx: Artifact) -> None:
         assert options.intra_op_num_threads == 1
 
 
+def test_onnxruntime_does_not_keep_shared_cores_busy_while_it_waits(fp32_onnx: Artifact) -> None:
+    entry = "session.intra_op.allow_spinning"
+    with closing(open_backend(fp32_onnx, "cpu", "onnxruntime", shares_cores=True)) as opened:
+        options = opened._session.get_session_options()  # type: ignore[attr-defined]  # its own
+        assert options.get_session_config_entry(entry) == "0"
+    with closing(open_backend(fp32_onnx, "cpu", "onnxruntime")) as opened:
+        options = opened._session.get_session_options()  # type: ignore[attr-defined]  # its own
+        with pytest.raises(RuntimeError, match="allow_spinning"):  # its default: they do
+            options.get_session_config_entry(entry)
+
+
 def test_runtime_that_takes_no_number_of_threads_refuses_one(reference: Artifact) -> None:
     with pytest.raises(BackendUnavailable, match="pytorch takes no number of threads"):
         open_backend(reference, "cpu", "pytorch", threads=2)

@@ -99,7 +99,8 @@ def _measured(
     folder: Path, files: Sequence[Path], model: Path, runtime: str, rounds: int, clock: Clock
 ) -> Speed:
     settings = PredictSettings()
-    with Segmenter.open(model, device="cpu", runtime=runtime) as segmenter:
+    # As flowerseg-predict opens it, for the engine alone too.
+    with Segmenter.open(model, device="cpu", runtime=runtime, shares_cores=True) as segmenter:
         batch = batch_size(settings, segmenter.info.batch)
         batches = batches_of(frames_from_files(files, segmenter.preprocess), batch)
         measured = tuple(

@@ -105,6 +105,7 @@ class Limits:
     iou_drop: float  # against truth, at most
     flipped_share: float = 0.05  # of one photo's pixels, at most
     largest_difference: float = 1.0  # of probabilities, at most
+    undecided_difference: float = 1.0  # of undecided probabilities, in the mean, at most
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ class Proof:
     flipped_share: float | None = None  # of the photo where most change sides
     place_share: float | None = None  # by which places of one batch differ on the same photo
     largest_difference: float | None = None  # of probabilities
+    undecided_difference: float | None = None  # mean where the reference is undecided
     worst: tuple[WorstPhoto, ...] = ()
     runtime: str = ""  # by name; empty: the first of the file's kind, or none
 

@@ -114,13 +114,18 @@ def test_each_limit_alone_makes_a_proved_file_fail(
     assert all(fault in found for found in proof.faults)
 
 
-def test_limit_on_probabilities_is_set_like_the_others(run: Verify, model: Artifact) -> None:
-    result = run("--limit", "3", "--max-difference", "0")
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [("--max-difference", "largest_difference"), ("--max-undecided", "undecided_difference")],
+)
+def test_limits_on_probabilities_are_set_like_the_others(
+    run: Verify, model: Artifact, option: str, field: str
+) -> None:
+    result = run("--limit", "3", option, "0")
     proof = open_artifact(model.path).manifest.proof
     assert proof is not None
-    assert proof.limits == dataclasses.replace(LIMITS[Precision.FP32], largest_difference=0.0)
-    assert proof.largest_difference is not None
-    assert result.exit_code == (1 if proof.largest_difference else 0)
+    assert proof.limits == dataclasses.replace(LIMITS[Precision.FP32], **{field: 0.0})
+    assert result.exit_code == (1 if getattr(proof, field) else 0)
 
 
 def fp32_limits(agreement_iou: float, iou_drop: float, flipped_share: float) -> Limits:
@@ -143,7 +148,7 @@ def test_report_junit_and_summary_are_written_where_they_are_asked_for(
     assert sorted(out.iterdir()) == sorted(files.values())
     assert "<em>proved</em>" in files["report"].read_text()
     suite = ET.fromstring(files["junit"].read_bytes())[0]
-    assert (suite.attrib["name"], suite.attrib["tests"]) == (model.path.name, "7")
+    assert (suite.attrib["name"], suite.attrib["tests"]) == (model.path.name, "8")
     command = files["summary"].read_text().split("```")[1].strip()
     assert shlex.split(command)[:2] == ["flowerseg-verify", str(model.path)]
     context = verify.make_context("verify", shlex.split(command)[1:])

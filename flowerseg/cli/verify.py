@@ -47,6 +47,11 @@ _COLUMNS = 100  # of the text
 @click.option("--max-flipped", type=_SHARE, help="Share of a photo's pixels at most. Likewise.")
 @click.option("--max-difference", type=_SHARE, help="Of a probability, at most. Likewise.")
 @click.option(
+    "--max-undecided",
+    type=_SHARE,
+    help="Mean difference where PyTorch is undecided, at most. Likewise.",
+)
+@click.option(
     "--report",
     type=_FILE,
     help="Write an HTML page of the proof. Without it, MODEL.proof.html where the proof fails.",
@@ -208,6 +213,11 @@ def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
         yield (
             f"probabilities differ by up to {proof.largest_difference:.3f} "
             f"(at most {limits.largest_difference:g})"
+        )
+    if proof.undecided_difference is not None:
+        yield (
+            f"undecided ones differ by {proof.undecided_difference:.5f} in the mean "
+            f"(at most {limits.undecided_difference:g})"
         )
     yield proof.how
     if proof.emulated_agreement_iou is not None:

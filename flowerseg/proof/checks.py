@@ -72,6 +72,13 @@ def _rows(proof: Proof, limits: Limits) -> Iterator[tuple[str, str, str, str]]:
             f"at most {limits.largest_difference:g}",
             "probabilities of ",
         )
+    if proof.undecided_difference is not None:
+        yield (
+            "mean difference where PyTorch is undecided",
+            f"{proof.undecided_difference:.5f}",
+            f"at most {limits.undecided_difference:g}",
+            "undecided probabilities ",
+        )
     if any(size > 1 for size in proof.batch_sizes):
         share = percent(proof.place_share)
         yield "the same photo at every place of a batch", share, most, "the same photo at place "

@@ -10,6 +10,7 @@ LIMIT_FIELDS = {
     "max_iou_drop": "iou_drop",
     "max_flipped": "flipped_share",
     "max_difference": "largest_difference",
+    "max_undecided": "undecided_difference",
 }
 """Options of flowerseg-verify, and the fields of `Limits` that they set."""
 

@@ -1,6 +1,6 @@
 """One photo's result beside the reference's: both resized and thresholded by the same hands."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,13 @@ from flowerseg.segmenter import Segmenter
 
 BAND_PX = 2
 """Half the width of the band along outlines, in pixels of the photo."""
+
+UNDECIDED = (16, 240)
+"""Steps of 1/256 from which on, and below which, a probability of the reference is undecided.
+
+Everywhere else the sigmoid is flat and hides what happens to the logits. A fault that changes them
+all by little, and next to no mask, shows here.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Compared:
     band: Counts  # the same within BAND_PX of the reference's outlines
     truth: Counts  # mask against labels, void left out
     largest_difference: float  # of probabilities, at the frame's size, in steps of 1/256
+    undecided: int = 0  # pixels of the frame where the reference's probability is `UNDECIDED`
+    undecided_steps: int = 0  # sum of the differences there, in steps of 1/256
 
     @property
     def flipped(self) -> int:
@@ -69,6 +78,8 @@ def expect(reference: Segmenter, photos: PhotoSet) -> Iterator[Expected]:
 def compare(expected: Expected, foreground: Foreground, mask: Mask) -> Compared:
     """Compare a model's probability map (H, W) and mask (h, w) of a photo with what is expected."""
     apart = np.abs(foreground.astype(np.int16) - expected.foreground)
+    low, high = UNDECIDED
+    undecided = (expected.foreground >= low) & (expected.foreground < high)
     in_band = count_agreement(mask[expected.band], expected.mask[expected.band])
     return Compared(
         name=expected.name,
@@ -76,7 +87,16 @@ def compare(expected: Expected, foreground: Foreground, mask: Mask) -> Compared:
         band=in_band,
         truth=count(mask, expected.labels),
         largest_difference=int(apart.max()) / 256,
+        undecided=int(np.count_nonzero(undecided)),
+        undecided_steps=int(apart[undecided].sum()),
     )
+
+
+def undecided_difference(found: Sequence[Compared]) -> float:
+    """Mean difference of the probabilities of which the reference is undecided, over all photos; 0
+    where there is none."""
+    pixels = sum(compared.undecided for compared in found)
+    return sum(compared.undecided_steps for compared in found) / pixels / 256 if pixels else 0.0
 
 
 def band_of(mask: Mask) -> Mask:

@@ -21,9 +21,15 @@ from flowerseg.artifact import Limits, Precision
 # Two limits hold for every single photo, because a sum over photos hides one that is wrong: the
 # share of its pixels that change sides, and, where its flower is too small for that, how far its
 # probabilities may move. INT8 moves single probabilities anywhere, so it has no such limit.
+#
+# What moves all probabilities by little and no mask shows where the reference is undecided. There
+# FP32 moves them by 0.00000 in the mean, FP16 by 0.0004 to 0.0008 and INT8 by 0.046 (the small
+# network of the tests, and the shipped one); a result scaled by 255 instead of 256 by 0.002 to
+# 0.003, one that is rounded instead of floored by 0.002, BGR's standard deviations by 0.0035 and
+# 0.018.
 LIMITS: dict[Precision, Limits] = {
-    Precision.FP32: Limits(0.9995, 0.001, 0.005, largest_difference=0.05),
-    Precision.TF32: Limits(0.998, 0.002, 0.01, largest_difference=0.25),  # FP16's bits
-    Precision.FP16: Limits(0.998, 0.002, 0.01, largest_difference=0.25),
-    Precision.INT8: Limits(0.98, 0.01, 0.05, largest_difference=1.0),
+    Precision.FP32: Limits(0.9995, 0.001, 0.005, 0.05, 0.0004),
+    Precision.TF32: Limits(0.998, 0.002, 0.01, 0.25, 0.0025),  # FP16's bits
+    Precision.FP16: Limits(0.998, 0.002, 0.01, 0.25, 0.0025),
+    Precision.INT8: Limits(0.98, 0.01, 0.05, 1.0, 1.0),
 }

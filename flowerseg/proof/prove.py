@@ -25,7 +25,7 @@ from flowerseg.errors import ArtifactError, ParityError
 from flowerseg.half import emulated_half_from_network
 from flowerseg.metrics import Counts, count, iou, total
 from flowerseg.model import specialised
-from flowerseg.proof.compare import Compared, Expected, compare, expect
+from flowerseg.proof.compare import Compared, Expected, compare, expect, undecided_difference
 from flowerseg.proof.limits import LIMITS
 from flowerseg.segmenter import Segmenter
 
@@ -232,6 +232,12 @@ def faults_of(parity: Parity, expected: Sequence[Expected], limits: Limits) -> l
     ]
     for size, found in parity.by_batch.items():
         faults += _faults_of_photos(size, found, limits)
+        undecided = undecided_difference(found)
+        if undecided > limits.undecided_difference:
+            faults.append(
+                f"undecided probabilities differ by {undecided:.4f} in the mean at batch {size}, "
+                f"more than {limits.undecided_difference:g}"
+            )
     faults += _faults_of_places(parity, limits)
     drop = _reference_iou(expected) - _model_iou(parity)
     if drop > limits.iou_drop:
@@ -300,6 +306,7 @@ def _figures(parity: Parity, expected: Sequence[Expected]) -> dict[str, Any]:
             default=None,
         ),
         "largest_difference": max(c.largest_difference for c in parity.all),
+        "undecided_difference": max(map(undecided_difference, parity.by_batch.values())),
         "worst": tuple(
             WorstPhoto(w.compared.name, w.batch, iou(w.compared.agreement), w.compared.flipped)
             for w in parity.worst

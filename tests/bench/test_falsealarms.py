@@ -36,6 +36,7 @@ def proof_of(status: str, *faults: str) -> dict[str, Any]:
         "faults": list(faults),
         "agreement_iou": 0.99875,
         "flipped_share": 0.0025,
+        "undecided_difference": 0.0006,
         "reference_iou": 0.9,
         "model_iou": 0.8995,
     }
@@ -51,8 +52,24 @@ def test_a_correct_export_that_is_refused_is_counted_and_its_reason_told() -> No
     )
     assert finding.notes[0] == "seed 1, INT8 in onnxruntime: agreement IoU 0.97 is below 0.98"
     assert finding.table.rows == (
-        ("seed 0, FP32 in onnxruntime", "0.875", "0.99875", "0.250%", "+0.00050", "proved"),
-        ("seed 1, INT8 in onnxruntime", "0.812", "0.99875", "0.250%", "+0.00050", "failed"),
+        (
+            "seed 0, FP32 in onnxruntime",
+            "0.875",
+            "0.99875",
+            "0.250%",
+            "0.00060",
+            "+0.00050",
+            "proved",
+        ),
+        (
+            "seed 1, INT8 in onnxruntime",
+            "0.812",
+            "0.99875",
+            "0.250%",
+            "0.00060",
+            "+0.00050",
+            "failed",
+        ),
     )
     assert finding.raw["verdicts"][1]["proof"]["status"] == "failed"
 

@@ -9,7 +9,14 @@ from flowerseg.backends.null import NullBackend
 from flowerseg.masks import mask_from_foreground
 from flowerseg.metrics import Counts
 from flowerseg.preprocess import Preprocess
-from flowerseg.proof.compare import BAND_PX, Compared, Expected, band_of, compare
+from flowerseg.proof.compare import (
+    BAND_PX,
+    Compared,
+    Expected,
+    band_of,
+    compare,
+    undecided_difference,
+)
 from flowerseg.segmenter import Segmenter
 
 FRAME_HW = (32, 32)
@@ -71,9 +78,30 @@ def test_counts_and_largest_difference_are_those_of_a_loop_over_pixels(seed: int
     assert (
         compared.largest_difference == max(abs(int(ours[p]) - int(theirs[p])) for p in pixels) / 256
     )
+    undecided = [p for p in pixels if 16 <= theirs[p] < 240]
+    assert compared.undecided == len(undecided)
+    steps = sum(abs(int(ours[p]) - int(theirs[p])) for p in undecided)
+    assert compared.undecided_steps == steps
+    assert undecided_difference([compared]) == steps / len(undecided) / 256
     flipped = sum(bool(mask[p] != reference[p]) for p in pixels)
     assert (compared.flipped, compared.pixels) == (flipped, 21 * 30)
     assert compared.flipped_share == flipped / (21 * 30)
+
+
+def test_mean_where_undecided_is_over_pixels_and_not_over_photos() -> None:
+    labels = np.zeros((1, 4), np.uint8)
+
+    def compared(reference: list[int], model: list[int]) -> Compared:
+        theirs, ours = (np.array([values], np.uint8) for values in (reference, model))
+        return compare(_expected(theirs, theirs >= 128, labels), ours, ours >= 128)
+
+    # 15 and 240 are decided; of the others one differs by 2 steps, three by none.
+    found = [
+        compared([15, 240, 16, 0], [100, 0, 18, 9]),
+        compared([239, 20, 30, 0], [239, 20, 30, 0]),
+    ]
+    assert undecided_difference(found) == 2 / 4 / 256
+    assert undecided_difference([compared([0, 255, 0, 255], [9, 9, 9, 9])]) == 0.0
 
 
 def _counted(mask: Mask, truth: Mask, pixels: list[tuple[int, ...]]) -> Counts:

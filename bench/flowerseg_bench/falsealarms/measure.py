@@ -129,7 +129,7 @@ def finding_of(setup: Setup, verdicts: Sequence[Verdict]) -> Finding:
         ),
         table=table_of(
             "Does the proof pass correct exports",
-            ("export", "val IoU", "lowest agreement", "most of a photo flipped", "IoU lost"),
+            ("export", "val IoU", "lowest agreement", "most flipped", "undecided", "IoU lost"),
             [_row(verdict) for verdict in verdicts],
             words=("verdict",),
         ),
@@ -139,7 +139,8 @@ def finding_of(setup: Setup, verdicts: Sequence[Verdict]) -> Finding:
             f"{setup.train_split} at {setup.size} x {setup.size}; it is proved on up to "
             f"{setup.limit} photos of {setup.val_split}",
             "Agreement is the IoU of the file's masks and the checkpoint's, the lowest over the "
-            "batch sizes; flipped are pixels on the other side of the threshold",
+            "batch sizes; flipped are pixels of one photo on the other side of the threshold; "
+            "undecided is the mean difference of probabilities from 1/16 to 15/16",
         ),
         raw={
             "settings": asdict(setup) | {"data": str(setup.data)},
@@ -155,6 +156,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
         f"{verdict.val_iou:.3f}",
         f"{proof['agreement_iou']:.5f}",
         f"{proof['flipped_share']:.3%}",
+        f"{proof['undecided_difference']:.5f}",
         f"{proof['reference_iou'] - proof['model_iou']:+.5f}",
         proof["status"],
     )

@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowerseg.artifact import Artifact
 from flowerseg.backends.device import allowed_cores, device_name
 from flowerseg.errors import ArtifactError
 from flowerseg.files import write_text
@@ -84,22 +83,26 @@ def machine_here(device: str) -> Machine:
     return Machine(device, device_name(device), len(allowed_cores()))
 
 
-def require_fit(tuned: Tuned, artifact: Artifact) -> None:
+def require_fit(tuned: Tuned, model: Path, sha256: str) -> None:
     """Refuse a setting that was measured with another file or on another machine.
+
+    Args:
+        tuned: the setting.
+        model: the file that it is to be used for.
+        sha256: of that file, as its manifest has it.
 
     Raises:
         ArtifactError: naming what differs, and the command that measures again.
     """
     differing = []
-    if tuned.sha256 != artifact.manifest.sha256:
-        ours = artifact.manifest.sha256
-        differing.append(f"for {tuned.model} ({tuned.sha256[:12]}…), and this is {ours[:12]}…")
+    if tuned.sha256 != sha256:
+        differing.append(f"for {tuned.model} ({tuned.sha256[:12]}…), and this is {sha256[:12]}…")
     if not _is_here(tuned.machine):
         differing.append(f"on {tuned.machine}, and this is another machine")
     if differing:
         raise ArtifactError(
-            f"{artifact.path}: the setting was measured {'; '.join(differing)}. Measure here: "
-            f"flowerseg-bench {artifact.path} --photos DIR --threads 1,2 --batch 1,4,8 --out DIR"
+            f"{model}: the setting was measured {'; '.join(differing)}. Measure here: "
+            f"flowerseg-bench {model} --photos DIR --threads 1,2 --batch 1,4,8 --out DIR"
         )
 
 

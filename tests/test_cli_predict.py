@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,13 +19,24 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from flowerseg.artifact import Batch, Kind, Manifest, Precision, Proof, manifest_path, publish
+from flowerseg.artifact import (
+    Artifact,
+    Batch,
+    Kind,
+    Manifest,
+    Precision,
+    Proof,
+    manifest_path,
+    publish,
+)
+from flowerseg.backends import ort
 from flowerseg.cli import predict as command
 from flowerseg.cli.predict import predict
 from flowerseg.files import sha256_of
 from flowerseg.images import read_mask_colours, write_jpeg, write_png
 from flowerseg.predict.lock import locked
 from flowerseg.preprocess import Preprocess
+from flowerseg.tuned import Tuned, machine_here, write_tuned
 
 SIDE = 32
 PROVED = Proof(status="proved", how="test")
@@ -82,7 +94,7 @@ def test_folder_is_segmented(photos: Path, model: Path) -> None:
     assert result.stdout.startswith("5 of 5 photos segmented, 0 failed; 0 other files")
     first = result.stderr.splitlines()[0]
     assert first.startswith("onnxruntime")
-    assert "fp32, 32 x 32: 5 photos, batch 2, " in first
+    assert "proved, fp32, 32 x 32: 5 photos, batch 2, " in first
     for i in range(5):
         mask = read_mask_colours(photos.parent / f"out/masks/sub/{i}.png.png")[..., 0]
         assert mask.shape == (2 * SIDE, SIDE)
@@ -379,3 +391,62 @@ def test_photo_above_max_pixels_is_refused_by_name(
     assert "5 of 6 photos segmented, 1 failed" in result.stdout
     assert f"large.png: {SIDE + 1} x {2 * SIDE} pixels" in result.stderr
     assert len(_masks(photos.parent / "out")) == 5
+
+
+@pytest.fixture
+def tuned(model: Path, tmp_path: Path) -> Path:
+    """What flowerseg-bench would leave."""
+    setting = Tuned(
+        model=model.name,
+        sha256=sha256_of(model),
+        machine=machine_here("cpu"),
+        goal="most photos a second, file to mask",
+        runtime="onnxruntime",
+        batch=3,
+        threads=1,
+        images_per_s=100.0,
+        flower_iou=None,
+        agreement_iou=None,
+        measured="2026-11-22",
+    )
+    write_tuned(tmp_path / "tuned.json", setting)
+    return tmp_path / "tuned.json"
+
+
+def test_a_measured_setting_is_used(
+    photos: Path, model: Path, tuned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int | None] = []
+    backend = ort.OrtCpuBackend
+
+    def spy(artifact: Artifact, threads: int | None, *others: Any) -> ort.OrtCpuBackend:
+        opened.append(threads)
+        return backend(artifact, threads, *others)
+
+    monkeypatch.setattr(ort, "OrtCpuBackend", spy)
+    result = _predict(photos, model, "--tuned", str(tuned), "--json")
+    assert result.exit_code == 0, result.output
+    run = json.loads(result.stdout)
+    assert (run["batch"], run["backend"]["runtime"], opened) == (3, "onnxruntime", [1])
+
+
+@pytest.mark.parametrize(
+    "options", [["--batch", "2"], ["--runtime", "onnxruntime"], ["--engine", "ray"]]
+)
+def test_a_measured_setting_allows_no_other(
+    photos: Path, model: Path, tuned: Path, options: list[str]
+) -> None:
+    result = _predict(photos, model, "--tuned", str(tuned), *options)
+    assert result.exit_code == 2
+    assert "--tuned brings its own" in result.stderr
+
+
+def test_a_setting_that_was_measured_with_another_model_is_refused(
+    photos: Path, model: Path, tuned: Path
+) -> None:
+    content = json.loads(tuned.read_text())
+    tuned.write_text(json.dumps(content | {"sha256": "ab" * 32}))
+    result = _predict(photos, model, "--tuned", str(tuned))
+    assert result.exit_code == 1
+    assert "the setting was measured for green.onnx (abababababab…)" in result.stderr
+    assert not (photos.parent / "out").exists()

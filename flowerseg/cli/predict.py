@@ -5,6 +5,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flowerseg.artifact import Manifest
-    from flowerseg.backends import BackendInfo
     from flowerseg.listing import Listing
     from flowerseg.predict import FolderReport, PhotoResult, PredictSettings, Save
     from flowerseg.predict.ray_ import Opening
+    from flowerseg.segmenter import Segmenter
+    from flowerseg.tuned import Tuned
 
     Read = Callable[[Path], bytes]
 
@@ -129,6 +131,14 @@ def _parted(
     "SECONDS, fails alone.",
 )
 @click.option(
+    "--tuned",
+    "tuned_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="tuned.json of flowerseg-bench: its runtime, threads and batch. Refused for another model "
+    "and on another machine.",
+)
+@click.option(
     "--engine",
     type=click.Choice(["here", "ray"]),
     default="here",
@@ -152,6 +162,7 @@ def predict(
     shard: tuple[int, int] | None,
     max_pixels: int | None,
     isolate: float | None,
+    tuned_file: Path | None,
     engine: str,
     device: str,
     runtime: str,
@@ -181,6 +192,16 @@ def predict(
     listing, read = _listed(folder, out, null)
     listing, out = _divided(listing, out, shard)
     path = model or shipped_model()
+    threads = None
+    if tuned_file:
+        if batch or runtime != "auto" or engine != "here":
+            raise click.UsageError(
+                "--tuned brings its own --batch and --runtime, for this machine alone: leave those "
+                "and --engine ray out."
+            )
+        tuned = _tuned(tuned_file, path, device)
+        batch, runtime, threads = tuned.batch, tuned.runtime, tuned.threads
+        device = tuned.machine.device
     settings = PredictSettings(
         batch,
         workers or default_workers(),
@@ -191,7 +212,7 @@ def predict(
     )
     _refuse_batch(settings, read_manifest(manifest_path(path)))
     opening = Opening(path, device, runtime, threshold, unproven)
-    segment = _segment_on_ray if engine == "ray" else _segment_here
+    segment = _segment_on_ray if engine == "ray" else partial(_segment_here, threads=threads)
     report = segment(listing, opening, out, settings, read)
     print_result(report.run, _summary(report, out), as_json=as_json)
     if report.failed:
@@ -199,13 +220,30 @@ def predict(
         raise click.exceptions.Exit(1)
 
 
+def _tuned(file: Path, model: Path, device: str) -> "Tuned":
+    """The setting in a file, which must have been measured with this model on this machine."""
+    from flowerseg.artifact import manifest_path, read_manifest
+    from flowerseg.tuned import read_tuned, require_fit
+
+    tuned = read_tuned(file)
+    if device not in ("auto", tuned.machine.device):
+        raise click.UsageError(f"{file} was measured on {tuned.machine.device}, not on {device}.")
+    require_fit(tuned, model, read_manifest(manifest_path(model)).sha256)
+    return tuned
+
+
 def _segment_here(
-    listing: "Listing", opening: "Opening", out: Path, settings: "PredictSettings", read: "Read"
+    listing: "Listing",
+    opening: "Opening",
+    out: Path,
+    settings: "PredictSettings",
+    read: "Read",
+    threads: int | None,
 ) -> "FolderReport":
     from flowerseg.predict import segment_listing
 
-    with opening.segmenter() as segmenter:
-        _announce(settings, segmenter.info, len(listing.photos))
+    with opening.segmenter(threads) as segmenter:
+        _announce(settings, segmenter, len(listing.photos))
         with _watched(len(listing.photos)) as (shown, stop):
             return segment_listing(listing, segmenter, out, settings, shown, stop, read)
 
@@ -267,12 +305,15 @@ def _refuse_batch(settings: "PredictSettings", manifest: "Manifest") -> None:
         raise click.BadParameter(str(error), param_hint="--batch") from error
 
 
-def _announce(settings: "PredictSettings", info: "BackendInfo", photos: int) -> None:
+def _announce(settings: "PredictSettings", segmenter: "Segmenter", photos: int) -> None:
     from flowerseg.predict import batch_size
 
+    info, artifact = segmenter.info, segmenter.artifact
     height, width = info.size_hw
+    is_proved = artifact is not None and artifact.manifest.is_proved_in(info.runtime)
     click.echo(
-        f"{info}, {info.precision}, {height} x {width}: {photos} photos, "
+        f"{info}, {'proved' if is_proved else 'NOT PROVED'}, {info.precision}, "
+        f"{height} x {width}: {photos} photos, "
         f"batch {batch_size(settings, info.batch)}, {settings.workers} workers",
         err=True,
     )

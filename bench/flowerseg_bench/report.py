@@ -33,6 +33,7 @@ from flowerseg_bench.tables import (
     missing_ratios,
     models_table,
     startup_table,
+    unmet_goals,
 )
 
 FILES = ("results.json", "summary.md", "report.html")
@@ -87,8 +88,8 @@ def markdown(results: Results) -> str:
     if results.comparison:
         lines += [*_markdown(comparison_table(results.comparison)), ""]
         lines += [f"- {line}" for line in comparison_in_brief(results.comparison)] + [""]
+    lines += [f"- Advice: {line}." for line in advice_in_brief(results)] + [""]
     for table in (
-        advice_table(results),
         limits_table(results),
         startup_table(results),
         models_table(results),
@@ -123,6 +124,7 @@ def html(results: Results) -> str:
         quality_plot=plots.quality_plot(results),
         comparison=_comparison(results),
         advice=advice_table(results),
+        unmet=unmet_goals(results),
         limits=limits_table(results),
         startup=startup_table(results),
         models=models_table(results),

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowerseg_bench.advice import with_bound
+from flowerseg_bench.advice import FASTEST, with_bound
 from flowerseg_bench.boundaries import Boundary
-from flowerseg_bench.results import Measurement, Results, Row, Scenario
+from flowerseg_bench.results import Choice, Measurement, Results, Row, Scenario
 from flowerseg_bench.stats import Estimate, Ratio, least_samples
 
 TITLES = {
@@ -151,7 +151,7 @@ def advice_table(results: Results) -> Table:
                 choice.goal,
                 row.name,
                 str(choice.batch),
-                number(choice.images_per_s),
+                f"{number(choice.images_per_s)}{_mark(_advised(results, choice))}",
                 number(choice.batch_ms),
                 share(row.quality.flower_iou),
                 share(row.quality.agreement_iou),
@@ -168,11 +168,14 @@ def advice_in_brief(results: Results) -> list[str]:
         f"{goal}: {name}, batch {batch}: {speed} photos/s, {ms} ms a batch"
         for goal, name, batch, speed, ms, *_ in advice_table(results).rows
     ]
+    return lines + [f"{goal}: none of these settings" for goal in unmet_goals(results)]
+
+
+def unmet_goals(results: Results) -> list[str]:
+    """What was asked for and no setting reaches."""
     bound_ms = results.settings.latency_bound_ms
-    goals = {choice.goal for choice in results.advice}
-    if bound_ms is not None and with_bound(bound_ms) not in goals:
-        lines.append(f"{with_bound(bound_ms)}: none of these settings")
-    return lines
+    met = {choice.goal for choice in results.advice}
+    return [] if bound_ms is None or with_bound(bound_ms) in met else [with_bound(bound_ms)]
 
 
 def conditions_table(results: Results) -> Table:
@@ -277,6 +280,12 @@ def percent(value: float | None) -> str:
 def times(found: Ratio | None) -> str:
     """A ratio with its spread over the rounds."""
     return "-" if found is None else f"{found.times:.2f} ({found.low:.2f}–{found.high:.2f})"
+
+
+def _advised(results: Results, choice: Choice) -> Measurement | None:
+    """Where the number of an advice comes from."""
+    boundary = Boundary.FILE if choice.goal == FASTEST else Boundary.TRANSFERS
+    return results.find(choice.row, boundary, Scenario.THROUGHPUT, choice.batch)
 
 
 def _known(value: float | None) -> str:

@@ -90,6 +90,8 @@ def test_a_bound_that_nothing_keeps_is_said_and_leaves_no_setting(
     assert advice_in_brief(found)[-1] == f"{with_bound(5.0)}: none of these settings"
     assert tuned_from(found) is None
     assert TUNED not in write_report(found, tmp_path)
+    for name in ("summary.md", "report.html"):
+        assert with_bound(5.0) in (tmp_path / name).read_text()
 
 
 def test_the_setting_for_predict_is_the_advice_with_the_iou_of_the_same_row(

@@ -111,7 +111,7 @@ def _ways(checkpoint: Artifact, models: Sequence[Artifact], stack: ExitStack) ->
         yield peer("ONNX Runtime", model, loops.onnxruntime_session(model.path))
         yield peer("OpenVINO", model, loops.openvino_model(model.path))
     for model in models:
-        segmenter = stack.enter_context(Segmenter.open(model.path, device="cpu"))
+        segmenter = stack.enter_context(Segmenter.open(model.path, device="cpu", shares_cores=True))
         name = f"flowerseg-predict, {model.path.name} in {segmenter.info.runtime}"
         segment = predicting(segmenter, PredictSettings())
         yield Way(name, str(model.path), model.manifest.sha256, True, segment)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,15 @@ from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.jobs import Turn
 from flowerseg_bench.peers import loops, measure
 from flowerseg_bench.peers.cli import main
-from flowerseg_bench.peers.measure import Result, Setup, Way, best_peer, finding_of, measure_peers
+from flowerseg_bench.peers.measure import (
+    Result,
+    Setup,
+    Way,
+    best_peer,
+    finding_of,
+    measure_peers,
+    overtaken,
+)
 from flowerseg_bench.results import Scenario
 from flowerseg_bench.suite import Cell, measurement_of
 from flowerseg_bench.timing import Laps, WarmUp
@@ -34,7 +43,7 @@ def result(name: str, sha256: str, rounds_s: Sequence[float], *, is_ours: bool =
     turns = [Turn(Laps((), wall_s), 10) for wall_s in rounds_s]
     cell = Cell(Boundary.FILE, Scenario.THROUGHPUT, 1)
     measurement = measurement_of(cell, 0, WarmUp(1, 1.0, None), turns)
-    way = Way(name, "file", sha256, is_ours, lambda folder, out: None)
+    way = Way(name, "file", sha256, is_ours, lambda folder, out: None, is_auto=is_ours)
     return Result(way, measurement, (), flower_iou=0.98, agreement_iou=1.0)
 
 
@@ -71,6 +80,15 @@ def test_ratios_are_of_all_time_with_the_rounds_beside_them() -> None:
         "predict, b: 8.00 times the notebook's way, 0.80 times OpenVINO, b"
     )
     assert finding.raw["ways"][4]["times_best_peer"] == {"times": 1.1111, "low": 1.0, "high": 1.25}
+
+
+def test_a_runtime_that_auto_should_have_taken_is_named() -> None:
+    other = result("predict, a in the other runtime", "a", [0.19, 0.24], is_ours=True)
+    other = replace(other, way=replace(other.way, is_auto=False))
+    slower_once = replace(other, measurement=RESULTS[2].measurement)
+
+    assert overtaken([*RESULTS, other]) == ["predict, a in the other runtime"]
+    assert overtaken([*RESULTS, slower_once]) == []
 
 
 def green(frame: Rgb) -> loops.Map:
@@ -126,7 +144,9 @@ def test_all_ways_are_opened_judged_and_measured(
         "ONNX Runtime, small.onnx",
         "OpenVINO, small.onnx",
         "flowerseg-predict, small.onnx in openvino",
+        "flowerseg-predict, small.onnx in onnxruntime",
     ]
+    assert [way["is_auto"] for way in ways] == [False] * 4 + [True, False]
     assert all(way["agreement_iou"] > 0.999 for way in ways)
     assert ways[-1]["best_peer"] in [way["name"] for way in ways[1:4]]
     assert all(len(way["rounds"]) == measure.ROUNDS for way in ways)

@@ -10,6 +10,7 @@ from typing import Any
 
 from flowerseg.arrays import Mask
 from flowerseg.artifact import Artifact, open_artifact
+from flowerseg.backends import fastest_proved, runtimes_here
 from flowerseg.checkpoint import load_checkpoint
 from flowerseg.errors import ArtifactError
 from flowerseg.images import read_mask_colours
@@ -55,6 +56,7 @@ class Way:
     sha256: str
     is_ours: bool
     segment: SegmentFolder
+    is_auto: bool = False  # the runtime that flowerseg-predict takes unasked
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,20 @@ def _ways(checkpoint: Artifact, models: Sequence[Artifact], stack: ExitStack) ->
         yield peer("ONNX Runtime", model, loops.onnxruntime_session(model.path))
         yield peer("OpenVINO", model, loops.openvino_model(model.path))
     for model in models:
-        segmenter = stack.enter_context(Segmenter.open(model.path, device="cpu", shares_cores=True))
-        name = f"flowerseg-predict, {model.path.name} in {segmenter.info.runtime}"
-        segment = predicting(segmenter, PredictSettings())
-        yield Way(name, str(model.path), model.manifest.sha256, True, segment)
+        auto = fastest_proved(model.manifest, "cpu")
+        for runtime in runtimes_here(model.manifest, "cpu"):
+            if model.manifest.is_proved_in(runtime):
+                segmenter = stack.enter_context(
+                    Segmenter.open(model.path, device="cpu", runtime=runtime, shares_cores=True)
+                )
+                yield Way(
+                    f"flowerseg-predict, {model.path.name} in {runtime}",
+                    str(model.path),
+                    model.manifest.sha256,
+                    is_ours=True,
+                    segment=predicting(segmenter, PredictSettings()),
+                    is_auto=runtime == auto,
+                )
 
 
 def _masks_of(way: Way, photos: Photos, work: Path) -> list[Mask]:
@@ -179,6 +191,7 @@ def finding_of(setup: Setup, results: Sequence[Result], photos: str) -> Finding:
         raw.append(
             {
                 "name": result.way.name,
+                "is_auto": result.way.is_auto,
                 "file": result.way.file,
                 "sha256": result.way.sha256,
                 "flower_iou": result.flower_iou,
@@ -201,6 +214,7 @@ def finding_of(setup: Setup, results: Sequence[Result], photos: str) -> Finding:
             "Peers take one photo after the other and flush nothing to the disk; "
             "flowerseg-predict flushes every mask",
             "Agreement is with the notebook's masks; IoUs are of the files that each way wrote",
+            *(f"auto does not take the fastest runtime: {name}" for name in overtaken(results)),
             *(f"† {r.way.name}: {', '.join(_kinds(r.doubts))}" for r in results if r.doubts),
         ),
         raw={"settings": _settings(setup), "rounds": ROUNDS, "ways": raw},
@@ -216,6 +230,19 @@ def best_peer(results: Sequence[Result], ours: Result) -> Result | None:
         if not result.way.is_ours and result.way.sha256 in (ours.way.sha256, checkpoint)
     ]
     return max(rivals, key=lambda r: _throughput(r).images_per_s, default=None)
+
+
+def overtaken(results: Sequence[Result]) -> list[str]:
+    """Ours in runtimes that `auto` does not take, and that were faster in every single round."""
+    return [
+        other.way.name
+        for auto in results
+        for other in results
+        if auto.way.is_auto
+        and other.way.is_ours
+        and other.way.sha256 == auto.way.sha256
+        and ratio_of(auto, other).low > 1
+    ]
 
 
 def ratio_of(baseline: Result, mine: Result) -> Ratio:
@@ -235,7 +262,7 @@ def ratio_of(baseline: Result, mine: Result) -> Ratio:
 def _headline(results: Sequence[Result]) -> str:
     told = []
     for result in results:
-        if result.way.is_ours and (rival := best_peer(results, result)):
+        if result.way.is_auto and (rival := best_peer(results, result)):
             told.append(
                 f"{result.way.name}: {ratio_of(results[0], result).times:.2f} times the notebook's "
                 f"way, {ratio_of(rival, result).times:.2f} times {rival.way.name}"
@@ -251,8 +278,9 @@ def _kinds(doubts: Sequence[str]) -> list[str]:
 def _row(
     result: Result, to_notebook: Ratio | None, rival: Result | None, to_rival: Ratio | None
 ) -> tuple[str, ...]:
+    auto = " (auto)" if result.way.is_auto else ""
     return (
-        result.way.name + ("†" if result.doubts else ""),
+        result.way.name + auto + ("†" if result.doubts else ""),
         number(_throughput(result).images_per_s),
         times(to_notebook),
         times(to_rival),

@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -106,7 +107,9 @@ def segment_listing_on_ray(
     settings = settings or PredictSettings()
     with _cluster() as ray, _plainly(ray):
         share = _share(ray, opening.device, settings.workers)
-        engine = _OnRay(ray, opening, settings, share, listing.folder.absolute(), read)
+        # Actors work in folders of their own; paths on other systems are from their root anyway.
+        folder = listing.folder.absolute() if read is photo_bytes else listing.folder
+        engine = _OnRay(ray, opening, settings, share, folder, read)
         if watcher:
             watcher.note(
                 f"Ray: {share.actors} actors with {share.cpus} CPUs and {share.gpus} GPUs each, "
@@ -181,17 +184,19 @@ class _OnRay:
         )
         size = max(size, self.batch)
         data = self._ray.data
-        answers = data.from_items(rows, override_num_blocks=-(-len(rows) // size)).map_batches(
-            _Actor,
-            fn_constructor_args=self._arguments,
-            batch_size=size,
-            batch_format="pyarrow",
-            compute=data.ActorPoolStrategy(size=self._share.actors),
-            num_cpus=self._share.cpus,
-            num_gpus=self._share.gpus,
-            # Without an end to it, what ends every actor would go round for ever.
-            ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
-        )
+        blocks = -(-len(rows) // size)
+        with warnings.catch_warnings(action="ignore"):  # of Ray 2.60 about what 2.64 does away with
+            answers = data.from_items(rows, override_num_blocks=blocks).map_batches(
+                _Actor,
+                fn_constructor_args=self._arguments,
+                batch_size=size,
+                batch_format="pyarrow",
+                compute=data.ActorPoolStrategy(size=self._share.actors),
+                num_cpus=self._share.cpus,
+                num_gpus=self._share.gpus,
+                # Without an end to it, what ends every actor would go round for ever.
+                ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
+            )
         for table in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
             for answer in table.column("made").to_pylist():
                 yield pickle.loads(answer)
@@ -288,6 +293,8 @@ def _cluster() -> Iterator[Any]:
         BackendUnavailable: Ray is not installed, or there is no cluster at that address.
     """
     is_ours = "RAY_ADDRESS" not in os.environ
+    # What Ray's C++ says goes past its logging. All that matters is raised as well.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if is_ours:
         # Ray 2.60 listens on all networks to whoever comes, unless it takes this for a desktop; and
         # it tells its makers what it is used for. Both are read as it is imported.

@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from onnx import TensorProto, helper, numpy_helper
 
 from flowerseg.arrays import Rgb
@@ -168,10 +170,13 @@ def test_outputs_are_those_of_one_machine_although_an_actor_is_killed(
 
 
 def test_run_goes_on_where_another_stopped_with_photos_from_wherever_fsspec_reaches(
-    photos: Path, model: Path, tmp_path: Path, cluster: None
+    photos: Path, model: Path, tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    command = [photos.as_uri(), "--out", str(out), "--model", str(model), "--save", "mask,cutout"]
+    # Paths without a slash at their start, as those of object stores.
+    store = RemoteFolder(DirFileSystem(str(tmp_path), LocalFileSystem()), "photos")
+    monkeypatch.setattr(RemoteFolder, "at", lambda uri: store)
+    command = ["store://photos", "--out", str(out), "--model", str(model), "--save", "mask,cutout"]
     command += ["--batch", "2", "--runtime", "onnxruntime", "--device", "cpu", "--json"]
     first = CliRunner().invoke(predict, command)
     assert first.exit_code == 1, first.output  # two photos are bad

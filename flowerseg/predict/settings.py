@@ -1,6 +1,5 @@
 """What is asked of a folder run, and the batch that follows from it."""
 
-import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -26,7 +25,9 @@ class Save(StrEnum):
 
 def default_workers() -> int:
     """Threads that decode and encode: one a core, but two at least and eight at most."""
-    return max(2, min(8, os.cpu_count() or 1))
+    from flowerseg.backends.device import allowed_cores  # brings torch along: not for --help
+
+    return max(2, min(8, len(allowed_cores())))
 
 
 @dataclass(frozen=True)

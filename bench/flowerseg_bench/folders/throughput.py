@@ -13,7 +13,6 @@ the limit: they count against the folder run.
 """
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from statistics import median
 
 from flowerseg.arrays import Images, size_of
 from flowerseg.backends import run
+from flowerseg.backends.device import allowed_cores
 from flowerseg.files import sha256_of
 from flowerseg.images import encode_mask, read_rgb, use_one_thread_per_call
 from flowerseg.listing import list_photos
@@ -106,7 +106,7 @@ def _measured(
         measured = tuple(
             _round(folder, files, segmenter, batches, settings, clock) for _ in range(rounds)
         )
-        cores = len(os.sched_getaffinity(0))
+        cores = len(allowed_cores())
         return Speed(str(segmenter.info), batch, settings.workers, cores, measured)
 
 

@@ -307,7 +307,7 @@ def _cluster() -> Iterator[Any]:
         raise BackendUnavailable(
             f"Ray is not installed ({error}): pip install 'flowerseg[ray]'"
         ) from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs is raised as well
     ray.data.DataContext.get_current().enable_progress_bars = False
     if ray.is_initialized():  # by the caller, who also ends it
         yield ray

@@ -322,8 +322,8 @@ def _cluster() -> Iterator[Any]:
     except ConnectionError as error:
         raise BackendUnavailable(
             f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster answers: {error}. Start one "
-            "(ray start --head), give all machines one RAY_AUTH_TOKEN, or unset RAY_ADDRESS to run on "
-            "this machine."
+            "(ray start --head), give all machines one RAY_AUTH_TOKEN, or unset RAY_ADDRESS to run "
+            "on this machine."
         ) from error
     try:
         yield ray

@@ -14,7 +14,6 @@ from flowerseg.arrays import SizeHW
 from flowerseg.artifact import (
     Artifact,
     Batch,
-    Precision,
     Proof,
     open_artifact,
     rewrite_manifest,
@@ -129,15 +128,6 @@ def test_runtime_that_is_not_installed_is_passed_over(
     monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "openvino" else name)
     with Segmenter.open(fp32_onnx.path, device="cpu") as segmenter:
         assert segmenter.info.runtime == "onnxruntime"
-
-
-def test_mobilenet_in_int8_is_faster_in_onnx_runtime(fp32_onnx: Artifact) -> None:
-    small = dataclasses.replace(
-        fp32_onnx.manifest, architecture="deeplabv3_mobilenet_v3_large", precision=Precision.INT8
-    )
-    large = dataclasses.replace(small, architecture="deeplabv3_resnet101")
-    assert backends.fastest_proved(small, "cpu") == "onnxruntime"
-    assert backends.fastest_proved(large, "cpu") == "openvino"
 
 
 def test_runtime_by_name_is_refused_where_the_file_was_not_proved_in_it(

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from flowerseg.artifact import RUNTIMES, Artifact, Kind, Manifest, Precision
+from flowerseg.artifact import RUNTIMES, Artifact, Kind, Manifest
 from flowerseg.backends.base import Backend, BackendInfo, check_images, run
 from flowerseg.errors import BackendUnavailable
 
@@ -26,7 +26,10 @@ THREADED = ("onnxruntime", "openvino")
 def runtimes_here(manifest: Manifest, device: str = "auto") -> list[str]:
     """The installed runtimes that open a file on a device, fastest first, as far as measured.
 
-    Of a checkpoint it is PyTorch alone: who wants it compiled or in half says so by name.
+    Of a checkpoint it is PyTorch alone: who wants it compiled or in half says so by name. Of an
+    ONNX file on the CPU OpenVINO comes first: on two cores with AVX-512 and VNNI it took 0.92 of
+    ONNX Runtime's time for a folder with a MobileNetV3 in FP32, and 0.69 in INT8. Another processor
+    may order them otherwise, which `flowerseg-bench` finds out: see `flowerseg.tuned`.
     """
     if manifest.kind is not Kind.ONNX:
         return [RUNTIMES[manifest.kind][0]]
@@ -34,7 +37,7 @@ def runtimes_here(manifest: Manifest, device: str = "auto") -> list[str]:
 
     if resolve_device(device) != "cpu":
         return ["onnxruntime"]  # OpenVINO runs on the CPU here
-    return [runtime for runtime in _fastest_on_cpu(manifest) if find_spec(runtime)]
+    return [runtime for runtime in ("openvino", "onnxruntime") if find_spec(runtime)]
 
 
 def fastest_proved(manifest: Manifest, device: str = "auto") -> str:
@@ -44,19 +47,6 @@ def fastest_proved(manifest: Manifest, device: str = "auto") -> str:
     """
     proved = [r for r in runtimes_here(manifest, device) if manifest.is_proved_in(r)]
     return proved[0] if proved else RUNTIMES[manifest.kind][0]
-
-
-def _fastest_on_cpu(manifest: Manifest) -> tuple[str, ...]:
-    """ONNX on the CPU: OpenVINO, but for a MobileNetV3 in INT8.
-
-    On two cores with AVX-512 and VNNI OpenVINO took 0.6 of ONNX Runtime's time for a MobileNetV3 in
-    FP32, 0.5 for a ResNet-101, 0.8 for that in INT8, and 1.2 for a MobileNetV3 in INT8. Another
-    processor may order them otherwise: `flowerseg-bench --advise` finds out.
-    """
-    is_small = manifest.architecture == "deeplabv3_mobilenet_v3_large"
-    if is_small and manifest.precision is Precision.INT8:
-        return ("onnxruntime", "openvino")
-    return ("openvino", "onnxruntime")
 
 
 def open_backend(

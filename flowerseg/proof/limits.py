@@ -23,9 +23,9 @@ from flowerseg.artifact import Limits, Precision
 # share of its pixels that change sides, and, where its flower is too small for that, how far its
 # probabilities may move. INT8 moves single probabilities anywhere, so it has no such limit.
 #
-# What moves all probabilities by little and no mask shows where the reference is undecided: a result
-# scaled by 255 instead of 256 moves those by 0.002 to 0.003 in the mean, one that is rounded instead
-# of floored by 0.002, BGR's standard deviations for RGB's by 0.0035 to 0.018.
+# What moves all probabilities by little and no mask shows where the reference is undecided: a
+# result scaled by 255 instead of 256 moves those by 0.002 to 0.003 in the mean, one that is rounded
+# instead of floored by 0.002, BGR's standard deviations for RGB's by 0.0035 to 0.018.
 LIMITS: dict[Precision, Limits] = {
     Precision.FP32: Limits(0.9995, 0.001, 0.005, 0.05, 0.0004),
     Precision.TF32: Limits(0.998, 0.002, 0.01, 0.25, 0.0025),  # FP16's bits

@@ -226,8 +226,8 @@ def test_batches_end_with_one_that_is_not_full_where_the_model_takes_it(
 
 
 def test_every_precision_has_limits_that_a_visible_fault_exceeds() -> None:
-    assert LIMITS[Precision.FP32] == Limits(0.9995, 0.001, 0.005, 0.05)
-    assert LIMITS[Precision.FP16] == Limits(0.998, 0.002, 0.01, 0.25)
+    assert LIMITS[Precision.FP32] == Limits(0.9995, 0.001, 0.005, 0.05, 0.0004)
+    assert LIMITS[Precision.FP16] == Limits(0.998, 0.002, 0.01, 0.25, 0.0025)
     assert set(LIMITS) == set(Precision)
 
 

@@ -78,7 +78,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
 
 def test_what_the_test_setup_installs_works() -> None:
     names = ["PyTorch", "OpenCV", "ONNX", "ONNX Runtime, CPU", "Other packages", "OpenVINO"]
-    for name in names:
+    for name in [*names, "Ray (clusters)", "Triton client"]:
         assert found(name).state == "works", found(name)
     assert found("TensorRT-RTX").is_usable
     assert "CPUExecutionProvider" in found("ONNX Runtime, CPU").detail

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -153,7 +154,7 @@ def try_ray() -> str:
 def try_triton_client() -> str:
     """The client that asks a Triton server over gRPC imports."""
     importlib.import_module("tritonclient.grpc")
-    return str(importlib.import_module("tritonclient").__version__)
+    return metadata.version("tritonclient")  # the module itself tells none
 
 
 def libraries_loaded(name: str, maps: Path = MAPS) -> list[str]:

@@ -236,6 +236,19 @@ def test_other_split_is_used_when_named(run: Verify) -> None:
     assert told["data"].startswith("flowers/tst1[2] ")
 
 
+def test_checkpoint_held_to_itself_keeps_the_proof_that_it_had(
+    run: Verify, checkpoint: Path, copied: Callable[[Path], Path], fp32_onnx: Artifact
+) -> None:
+    own = open_artifact(copied(checkpoint))
+    telling = fp32_onnx.manifest.proof
+    rewrite_manifest(own, proof=telling)
+    result = run("--limit", "2", model=own.path, reference=own.path)
+    assert result.exit_code == 0, result.output
+    assert "agreement with PyTorch FP32: IoU 1.00000 " in result.stdout
+    assert "is the reference itself" in " ".join(result.stderr.split())
+    assert open_artifact(own.path).manifest.proof == telling
+
+
 def test_wrong_file_is_exit_1_and_the_manifest_stays(
     run: Verify, model: Artifact, tmp_path: Path
 ) -> None:

@@ -27,9 +27,8 @@ def runtimes_here(manifest: Manifest, device: str = "auto") -> list[str]:
     """The installed runtimes that open a file on a device, fastest first, as far as measured.
 
     Of a checkpoint it is PyTorch alone: who wants it compiled or in half says so by name. Of an
-    ONNX file on the CPU OpenVINO comes first: on two cores with AVX-512 and VNNI it took 0.92 of
-    ONNX Runtime's time for a folder with a MobileNetV3 in FP32, and 0.69 in INT8. Another processor
-    may order them otherwise, which `flowerseg-bench` finds out: see `flowerseg.tuned`.
+    ONNX file on the CPU OpenVINO comes first, as in the results of `flowerseg_bench.peers`. Another
+    processor may order them otherwise, which `flowerseg-bench` finds out: see `flowerseg.tuned`.
     """
     if manifest.kind is not Kind.ONNX:
         return [RUNTIMES[manifest.kind][0]]

@@ -1,29 +1,43 @@
 """Photos in, masks out, on any backend: what predict, verify, bench and users go through."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.artifact import Artifact, open_artifact, require_proof
 from flowerseg.backends import (
+    ONE_BATCH,
     RUNTIMES,
     Backend,
     BackendInfo,
+    SessionOptions,
     fastest_proved,
-    open_backend,
+    open_backends,
     run,
 )
 from flowerseg.masks import foreground_at, mask_from_foreground
 from flowerseg.preprocess import Preprocess, frame_from_photo
 from flowerseg.selftest import require_same_map
 
+Infer: TypeAlias = Callable[[Sequence[Rgb]], Foreground]
+"""Foreground (N, H, W) of one batch of frames (H, W, 3)."""
+
 
 class Segmenter:
-    """A backend with the preprocess and threshold of its model, and its file where it has one."""
+    """A backend with the preprocess and threshold of its model, and its file where it has one.
+
+    Args:
+        backend: the model in a runtime.
+        preprocess: of the model.
+        threshold: probability from which a pixel is flower.
+        artifact: its file.
+        others: the same model on further streams, for those who keep several batches under way.
+    """
 
     def __init__(
         self,
@@ -31,6 +45,7 @@ class Segmenter:
         preprocess: Preprocess,
         threshold: float = 0.5,
         artifact: Artifact | None = None,
+        others: Sequence[Backend] = (),
     ) -> None:
         if backend.info.size_hw != preprocess.size_hw:
             raise ValueError(
@@ -38,6 +53,7 @@ class Segmenter:
                 f"the preprocess makes {preprocess.size_hw}"
             )
         self.backend = backend
+        self.backends = (backend, *others)
         self.preprocess = preprocess
         self.threshold = threshold
         self.artifact = artifact
@@ -49,8 +65,7 @@ class Segmenter:
         *,
         device: str = "auto",
         runtime: str = "auto",
-        threads: int | None = None,
-        shares_cores: bool = False,
+        options: SessionOptions = ONE_BATCH,
         threshold: float | None = None,
         allow_unproven: bool = False,
         is_tested: bool = True,
@@ -62,8 +77,7 @@ class Segmenter:
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             runtime: one of `backends.RUNTIMES` for the file's kind; `auto` is the fastest one here
                 in which the file was proved, and `info` says which.
-            threads: see `open_backend`.
-            shares_cores: likewise; photos are decoded meanwhile, say.
+            options: threads, streams, CUDA graphs; see `SessionOptions`.
             threshold: probability from which a pixel is flower; None takes the model's.
             allow_unproven: open a file whose proof failed, or was never run in this runtime.
             is_tested: run the self-test in the manifest; the proof does not, for it finds out more.
@@ -77,20 +91,27 @@ class Segmenter:
         opener = fastest_proved(manifest, device) if runtime == "auto" else runtime
         if opener in RUNTIMES[manifest.kind]:  # another one is refused for what it is
             require_proof(artifact, allow_unproven=allow_unproven, runtime=opener)
-        backend = open_backend(artifact, device, opener, threads, shares_cores)
+        chosen = manifest.threshold if threshold is None else threshold
+        first, *others = open_backends(artifact, device, opener, options)
+        opened = cls(first, manifest.preprocess, chosen, artifact, others)
         if is_tested:
             try:
-                require_same_map(artifact, backend)
+                for backend in opened.backends:
+                    require_same_map(artifact, backend)
             except BaseException:
-                backend.close()
+                opened.close()
                 raise
-        chosen = manifest.threshold if threshold is None else threshold
-        return cls(backend, manifest.preprocess, chosen, artifact)
+        return opened
 
     @property
     def info(self) -> BackendInfo:
         """What runs where."""
         return self.backend.info
+
+    @property
+    def streams(self) -> "tuple[Infer, ...]":
+        """What infers a batch, once for each stream; each is for one thread at a time."""
+        return tuple(partial(_infer, backend) for backend in self.backends)
 
     def segment(self, rgb: Rgb) -> Mask:
         """Mask (h, w) of one photo (h, w, 3): True is flower."""
@@ -111,11 +132,16 @@ class Segmenter:
 
     def infer(self, frames: Sequence[Rgb]) -> Foreground:
         """Foreground (N, H, W) of one batch of frames (H, W, 3)."""
-        return run(self.backend, np.stack(frames))
+        return _infer(self.backend, frames)
 
     def mask(self, foreground: Foreground, size_hw: SizeHW) -> Mask:
         """Mask (h, w) at the photo's size from its probability map (H, W)."""
         return mask_from_foreground(foreground, size_hw, self.threshold)
+
+    def close(self) -> None:
+        """Give back what the runtime holds."""
+        for backend in self.backends:
+            backend.close()
 
     def __enter__(self) -> Self:
         return self
@@ -126,4 +152,8 @@ class Segmenter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.backend.close()
+        self.close()
+
+
+def _infer(backend: Backend, frames: Sequence[Rgb]) -> Foreground:
+    return run(backend, np.stack(frames))

@@ -14,7 +14,8 @@ from flowerseg.errors import ArtifactError
 from flowerseg.files import write_text
 from flowerseg.jsonform import from_json
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: streams and CUDA graph."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Tuned:
     runtime: str
     batch: int
     threads: int | None  # None: the runtime's own choice
+    streams: int
+    cuda_graph: bool
     images_per_s: float
     flower_iou: float | None  # None: not measured
     agreement_iou: float | None
@@ -102,8 +105,15 @@ def require_fit(tuned: Tuned, model: Path, sha256: str) -> None:
     if differing:
         raise ArtifactError(
             f"{model}: the setting was measured {'; '.join(differing)}. Measure here: "
-            f"flowerseg-bench {model} --photos DIR --threads 1,2 --batch 1,4,8 --out DIR"
+            f"flowerseg-bench {model} --photos DIR --batch 1,4,8 {_variants(tuned.machine)} "
+            "--out DIR"
         )
+
+
+def _variants(machine: Machine) -> str:
+    """What there is to choose from on such a device, as options of flowerseg-bench."""
+    on_gpu = machine.device.startswith("cuda")
+    return "--streams 1,2 --cuda-graph both" if on_gpu else "--threads 1,2 --streams 1,2"
 
 
 def _is_here(machine: Machine) -> bool:

@@ -29,7 +29,7 @@ from flowerseg.artifact import (
     manifest_path,
     publish,
 )
-from flowerseg.backends import ort
+from flowerseg.backends import SessionOptions, ort
 from flowerseg.cli import predict as command
 from flowerseg.cli.predict import predict
 from flowerseg.files import sha256_of
@@ -404,6 +404,8 @@ def tuned(model: Path, tmp_path: Path) -> Path:
         runtime="onnxruntime",
         batch=3,
         threads=1,
+        streams=2,
+        cuda_graph=False,
         images_per_s=100.0,
         flower_iou=None,
         agreement_iou=None,
@@ -416,22 +418,50 @@ def tuned(model: Path, tmp_path: Path) -> Path:
 def test_a_measured_setting_is_used(
     photos: Path, model: Path, tuned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[int | None] = []
-    backend = ort.OrtCpuBackend
+    opened: list[SessionOptions] = []
+    open_onnx = ort.open_onnx
 
-    def spy(artifact: Artifact, threads: int | None, *others: Any) -> ort.OrtCpuBackend:
-        opened.append(threads)
-        return backend(artifact, threads, *others)
+    def spy(artifact: Artifact, device: str, options: SessionOptions) -> Any:
+        opened.append(options)
+        return open_onnx(artifact, device, options)
 
-    monkeypatch.setattr(ort, "OrtCpuBackend", spy)
+    monkeypatch.setattr(ort, "open_onnx", spy)
     result = _predict(photos, model, "--tuned", str(tuned), "--json")
     assert result.exit_code == 0, result.output
     run = json.loads(result.stdout)
-    assert (run["batch"], run["backend"]["runtime"], opened) == (3, "onnxruntime", [1])
+    assert (run["batch"], run["backend"]["runtime"]) == (3, "onnxruntime")
+    assert opened == [SessionOptions(threads=1, streams=2, shares_cores=True)]
+    assert "batch 3, 2 streams, " in result.stderr
+
+
+def test_several_streams_make_the_masks_of_one(photos: Path, model: Path, tmp_path: Path) -> None:
+    for streams in ("1", "2"):
+        out = str(tmp_path / streams)
+        result = _predict(photos, model, "--streams", streams, "--out", out)
+        assert result.exit_code == 0, result.output
+    masks = sorted((tmp_path / "1" / "masks").rglob("*.png"))
+    assert masks
+    for mask in masks:
+        other = tmp_path / "2" / "masks" / mask.relative_to(tmp_path / "1" / "masks")
+        assert other.read_bytes() == mask.read_bytes()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_cuda_graph_on_the_cpu_is_refused(photos: Path, model: Path) -> None:
+    result = _predict(photos, model, "--cuda-graph")
+    assert result.exit_code == 1
+    assert "no CUDA graph of onnxruntime on cpu" in result.stderr
 
 
 @pytest.mark.parametrize(
-    "options", [["--batch", "2"], ["--runtime", "onnxruntime"], ["--engine", "ray"]]
+    "options",
+    [
+        ["--batch", "2"],
+        ["--runtime", "onnxruntime"],
+        ["--engine", "ray"],
+        ["--streams", "1"],
+        ["--no-cuda-graph"],
+    ],
 )
 def test_a_measured_setting_allows_no_other(
     photos: Path, model: Path, tuned: Path, options: list[str]

@@ -273,7 +273,7 @@ def test_backend_is_closed_where_the_self_test_differs(
         def close(self) -> None:
             closed.append(True)
 
-    monkeypatch.setattr("flowerseg.segmenter.open_backend", lambda *_: Closing())
+    monkeypatch.setattr("flowerseg.segmenter.open_backends", lambda *_: (Closing(),))
     with pytest.raises(ArtifactError, match="the self-test differs"):
         Segmenter.open(copied(shipped_model()), device="cpu")
     assert closed == [True]

@@ -51,6 +51,8 @@ def tuned_from(results: Results) -> Tuned | None:
         runtime=row.runtime,
         batch=choice.batch,
         threads=row.threads,
+        streams=row.streams,
+        cuda_graph=row.cuda_graph,
         images_per_s=choice.images_per_s,
         flower_iou=row.quality.flower_iou,
         agreement_iou=row.quality.agreement_iou,

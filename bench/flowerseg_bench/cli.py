@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from flowerseg_bench.suite import Plan
 
 
+GRAPHS = {"off": (False,), "on": (True,), "both": (False, True)}
+
+
 class Untold(click.ClickException):
     """Two runs that say nothing about each other: neither a success nor a slowdown."""
 
@@ -98,6 +101,24 @@ def parse_numbers(
     help="Rows for each number of threads, in onnxruntime and openvino on the CPU.",
 )
 @click.option(
+    "--streams",
+    default="1",
+    show_default=True,
+    metavar="N,N…",
+    callback=parse_numbers,
+    help="Rows for each number of batches computed at a time, in runtimes that can. More than one "
+    "has photos/s only, with transfers and from file to mask.",
+)
+@click.option(
+    "--cuda-graph",
+    "cuda_graph",
+    type=click.Choice(list(GRAPHS)),
+    default="off",
+    show_default=True,
+    help="Record what a batch takes on the GPU once and replay it, in runtimes that can; both: a "
+    "row with and one without.",
+)
+@click.option(
     "--latency-bound",
     "latency_bound_ms",
     metavar="MS",
@@ -135,6 +156,8 @@ def bench(
     device: str,
     runtimes: tuple[str, ...],
     threads: tuple[int, ...],
+    streams: tuple[int, ...],
+    cuda_graph: str,
     latency_bound_ms: float | None,
     reference: Path | None,
     against: Path | None,
@@ -151,6 +174,7 @@ def bench(
         raise click.UsageError("Give --photos DIR, --data DIR or both: zeros are not measured.")
     from flowerseg_bench.against import compared
     from flowerseg_bench.report import terminal, write_report
+    from flowerseg_bench.rows import Variants
     from flowerseg_bench.suite import Plan
 
     older = _older(against)
@@ -163,7 +187,7 @@ def bench(
         seconds=seconds,
         device=device,
         runtimes=runtimes,
-        threads=threads,
+        variants=Variants(threads, streams, GRAPHS[cuda_graph]),
         latency_bound_ms=latency_bound_ms,
         reference=reference,
         allow_unproven=unproven,

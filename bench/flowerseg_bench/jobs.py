@@ -2,10 +2,11 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from flowerseg.errors import DataError
 from flowerseg.predict import PredictSettings, segment_folder
@@ -24,6 +25,8 @@ from flowerseg_bench.timing import (
     timed,
     warm_up,
 )
+
+T = TypeVar("T")
 
 SegmentFolder: TypeAlias = Callable[[Path, Path], object]
 """Makes the masks of all photos in a folder, in another folder that does not exist yet."""
@@ -65,28 +68,68 @@ def interleaved(
 
 
 class StepJob:
-    """A step repeated for a while; every row begins a round at the same photo."""
+    """Steps repeated for a while, each in a thread of its own; all rows begin a round at the same
+    photo.
+
+    Args:
+        steps: one for each stream.
+        cycle: runs of a step after which the photos repeat.
+        batch: photos a run.
+        rule: when a row is warm.
+        budget: of one round.
+        clock: see `timing`.
+    """
 
     def __init__(
-        self, step: Step, cycle: int, batch: int, rule: WarmUpRule, budget: Budget, clock: Clock
+        self,
+        steps: Sequence[Step],
+        cycle: int,
+        batch: int,
+        rule: WarmUpRule,
+        budget: Budget,
+        clock: Clock,
     ) -> None:
-        self._step = step
-        self._cycle = cycle  # runs after which the photos repeat
+        self._steps = steps
+        self._cycle = cycle
         self._batch = batch
         self._rule = rule
         self._budget = budget
         self._clock = clock
 
     def warm_up(self) -> WarmUp:
-        """Until stable: see `WarmUpRule`."""
-        return warm_up(self._step, self._rule, self._clock)
+        """Until stable, one stream after the other: see `WarmUpRule`."""
+        warm = [warm_up(step, self._rule, self._clock) for step in self._steps]
+        return WarmUp(
+            runs=sum(one.runs for one in warm),
+            wall_ms=round(sum(one.wall_ms for one in warm), 4),
+            is_stable=all(one.is_stable for one in warm),
+        )
 
     def take_turn(self, index: int, rounds: int) -> Turn:
-        """One run that is not counted, because another row's came before it, then the round."""
-        first = index * self._cycle // rounds
-        self._step(first)
-        laps = repeat(self._step, first + 1, self._budget, self._clock)
-        return Turn(laps, self._batch * len(laps.stages_s))
+        """A run of each that is not counted, because another row's came before it; then the round,
+        from when all begin to when the last one ends.
+        """
+        firsts = [index * self._cycle // rounds + place for place in range(len(self._steps))]
+        for step, first in zip(self._steps, firsts, strict=True):
+            step(first)
+        begun = self._clock()
+        laps = in_threads(
+            [
+                partial(repeat, step, first + 1, self._budget, self._clock)
+                for step, first in zip(self._steps, firsts, strict=True)
+            ]
+        )
+        runs = tuple(stages_s for one in laps for stages_s in one.stages_s)
+        wall_s = laps[0].wall_s if len(laps) == 1 else self._clock() - begun
+        return Turn(Laps(runs, wall_s), self._batch * len(runs))
+
+
+def in_threads(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """What the calls return, all of them made at once; a single one in this thread."""
+    if len(calls) == 1:
+        return [calls[0]()]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
 class FolderJob:

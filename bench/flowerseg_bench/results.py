@@ -18,9 +18,9 @@ from flowerseg_bench.monitor import UNSEEN, Seen
 from flowerseg_bench.stats import Latency, Ratio, Throughput
 from flowerseg_bench.timing import WarmUp
 
-SCHEMA = 3
+SCHEMA = 4
 """Counts up whenever a field, or what a number means, changes; 2: the photos' SHA-256; 3: threads,
-what the machine did during each round, the GPU's own clock, advice."""
+what the machine did during each round, the GPU's own clock, advice; 4: streams and CUDA graphs."""
 
 
 class Scenario(StrEnum):
@@ -67,6 +67,8 @@ class Row:
     quality: Quality
     multiply_adds: int | None = None  # of one photo; None: not counted
     threads: int | None = None  # of one run; None: the runtime's own choice
+    streams: int = 1  # batches at a time
+    cuda_graph: bool = False
 
     @property
     def is_null(self) -> bool:

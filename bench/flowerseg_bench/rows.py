@@ -8,7 +8,19 @@ import numpy as np
 
 from flowerseg.arrays import Rgb
 from flowerseg.artifact import Artifact, Kind, Manifest, open_artifact, require_proof
-from flowerseg.backends import RUNTIMES, THREADED, Backend, open_backend, run, runtimes_here
+from flowerseg.backends import (
+    GRAPHED,
+    ONE_BATCH,
+    RUNTIMES,
+    STREAMED,
+    THREADED,
+    Backend,
+    SessionOptions,
+    kind_of_device,
+    open_backends,
+    run,
+    runtimes_here,
+)
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import BackendUnavailable, FlowersegError
 from flowerseg.preprocess import Preprocess
@@ -19,6 +31,33 @@ from flowerseg_bench.timing import Clock, timed
 
 
 @dataclass(frozen=True)
+class Variants:
+    """Ways to open a model that get rows of their own, where its runtime can be told."""
+
+    threads: tuple[int, ...] = ()  # none: the runtime's own choice
+    streams: tuple[int, ...] = (1,)
+    cuda_graph: tuple[bool, ...] = (False,)
+
+    def of(self, runtime: str, device: str) -> list[SessionOptions]:
+        """All of them that a runtime knows on a device by its kind, `cpu` or `cuda`."""
+        on_cpu = device == "cpu"
+        takes_threads = on_cpu and runtime in THREADED
+        takes_graph = not on_cpu and runtime in GRAPHED
+        threads: tuple[int | None, ...] = (self.threads if takes_threads else ()) or (None,)
+        streams = self.streams if runtime in STREAMED[device] else (1,)
+        graphs = self.cuda_graph if takes_graph else (False,)
+        return [
+            SessionOptions(each, count, cuda_graph=graph)
+            for each in threads
+            for count in streams
+            for graph in graphs
+        ]
+
+
+ONE_ROW_EACH = Variants()
+
+
+@dataclass(frozen=True)
 class Wanted:
     """A model file to be opened in one runtime."""
 
@@ -26,7 +65,7 @@ class Wanted:
     runtime: str
     is_optional: bool  # asked for by `auto`: left out with a note if it cannot run
     is_refused: bool = False  # not proved in this runtime
-    threads: int | None = None  # None: the runtime's own choice
+    options: SessionOptions = ONE_BATCH
 
 
 @dataclass(frozen=True)
@@ -51,7 +90,7 @@ def wanted_rows(
     runtimes: Sequence[str],
     *,
     device: str = "auto",
-    threads: Sequence[int] = (),
+    variants: Variants = ONE_ROW_EACH,
     allow_unproven: bool,
 ) -> list[Wanted]:
     """Check every file before any time is spent, and pair it with its runtimes.
@@ -69,10 +108,10 @@ def wanted_rows(
         named = list(dict.fromkeys(r for r in runtimes if r in kinds))
         for runtime in named:
             require_proof(artifact, allow_unproven=allow_unproven, runtime=runtime)
-            wanted += _with_threads(Wanted(artifact, runtime, is_optional=False), threads)
+            wanted += _varied(Wanted(artifact, runtime, is_optional=False), variants, device)
         if "auto" in runtimes or not named:
             for item in _automatic(artifact, named, device, allow_unproven=allow_unproven):
-                wanted += _with_threads(item, threads)
+                wanted += _varied(item, variants, device)
     return wanted
 
 
@@ -95,11 +134,10 @@ def _automatic(
     ]
 
 
-def _with_threads(wanted: Wanted, threads: Sequence[int]) -> list[Wanted]:
-    """A row for each number of threads, where the runtime takes one; else the row as it is."""
-    if not threads or wanted.runtime not in THREADED:
-        return [wanted]
-    return [replace(wanted, threads=count) for count in threads]
+def _varied(wanted: Wanted, variants: Variants, device: str) -> list[Wanted]:
+    """A row for each way to open the model in its runtime."""
+    kind = kind_of_device(wanted.artifact.manifest, wanted.runtime, device)
+    return [replace(wanted, options=options) for options in variants.of(wanted.runtime, kind)]
 
 
 def open_row(wanted: Wanted, device: str, clock: Clock, seen: set[str]) -> OpenRow:
@@ -111,16 +149,16 @@ def open_row(wanted: Wanted, device: str, clock: Clock, seen: set[str]) -> OpenR
     """
     if wanted.is_refused:
         require_proof(wanted.artifact, allow_unproven=False, runtime=wanted.runtime)
-    opened: list[Backend] = []
+    opened: list[tuple[Backend, ...]] = []
 
     def open_it() -> None:
         artifact, runtime = wanted.artifact, wanted.runtime
-        opened.append(open_backend(artifact, device, runtime, wanted.threads))
+        opened.append(open_backends(artifact, device, runtime, wanted.options))
 
     (open_s,) = timed(clock, open_it)
-    (backend,) = opened
+    ((backend, *others),) = opened
     manifest = wanted.artifact.manifest
-    segmenter = Segmenter(backend, manifest.preprocess, manifest.threshold)
+    segmenter = Segmenter(backend, manifest.preprocess, manifest.threshold, others=others)
     note = "" if wanted.runtime in seen else "includes loading the runtime"
     seen.add(wanted.runtime)
     return OpenRow(_row(wanted, backend, round(1e3 * open_s, 4), note), segmenter)
@@ -203,7 +241,7 @@ def _row(wanted: Wanted, backend: Backend, opened_ms: float, note: str) -> Row:
     artifact, manifest, info = wanted.artifact, wanted.artifact.manifest, backend.info
     proof = proof_state(manifest, wanted.runtime)
     return Row(
-        name=f"{artifact.path.name} · {info.runtime} {info.precision}{_threads(wanted.threads)}",
+        name=f"{artifact.path.name} · {info.runtime} {info.precision}{_in_words(wanted.options)}",
         file=str(artifact.path),
         sha256=manifest.sha256,
         kind=manifest.kind,
@@ -222,12 +260,19 @@ def _row(wanted: Wanted, backend: Backend, opened_ms: float, note: str) -> Row:
         opened_note=note,
         first_run_ms=0.0,
         quality=Quality(),
-        threads=wanted.threads,
+        threads=wanted.options.threads,
+        streams=wanted.options.streams,
+        cuda_graph=wanted.options.cuda_graph,
     )
 
 
-def _threads(count: int | None) -> str:
-    return "" if count is None else f", {count} thread{'s' if count > 1 else ''}"
+def _in_words(options: SessionOptions) -> str:
+    threads, streams = options.threads, options.streams
+    return (
+        ("" if threads is None else f", {threads} thread{'s' if threads > 1 else ''}")
+        + (f", {streams} streams" if streams > 1 else "")
+        + (", CUDA graph" if options.cuda_graph else "")
+    )
 
 
 def _with_distinct_names(rows: list[OpenRow]) -> list[OpenRow]:

@@ -31,9 +31,11 @@ from flowerseg_bench.monitor import Monitor, monitor_for
 from flowerseg_bench.photos import Photos, batches_of, frames_from_files, open_bench_photos
 from flowerseg_bench.quality import Reference, judge, masks_of
 from flowerseg_bench.ratios import with_ratios
-from flowerseg_bench.results import Measurement, Results, Round, Scenario, Settings
+from flowerseg_bench.results import Measurement, Results, Round, Row, Scenario, Settings
 from flowerseg_bench.rows import (
+    ONE_ROW_EACH,
     OpenRow,
+    Variants,
     null_row,
     open_rows,
     wanted_rows,
@@ -59,7 +61,7 @@ class Plan:
     seconds: float = 3.0  # per measurement and row; trtexec's default duration
     device: str = "auto"
     runtimes: tuple[str, ...] = ("auto",)
-    threads: tuple[int, ...] = ()  # rows for each; none: the runtime's own choice
+    variants: Variants = ONE_ROW_EACH
     latency_bound_ms: float | None = None  # for a batch, to be advised within
     reference: Path | None = None
     allow_unproven: bool = False
@@ -94,6 +96,15 @@ class Cell:
     boundary: Boundary
     scenario: Scenario
     batch: int
+
+    def concerns(self, row: Row) -> bool:
+        """Whether it means anything for a row.
+
+        One photo at a time needs one stream. And at the engine, copies are left out of the time:
+        with several streams, others compute meanwhile, and a run would look faster than it is.
+        """
+        is_single = self.scenario is Scenario.LATENCY or self.boundary is Boundary.ENGINE
+        return row.streams == 1 or not is_single
 
     def __str__(self) -> str:
         return f"{self.boundary}, {self.scenario}, batch {self.batch}"
@@ -221,8 +232,12 @@ class _Bench:
         self._monitor = monitor
 
     def measure(self, cell: Cell, rows: Sequence[OpenRow]) -> list[Measurement]:
-        """One cell on all rows that take its batch, in turns."""
-        able = [index for index, opened in enumerate(rows) if opened.row.takes(cell.batch)]
+        """One cell on all rows that it concerns and that take its batch, in turns."""
+        able = [
+            index
+            for index, opened in enumerate(rows)
+            if cell.concerns(opened.row) and opened.row.takes(cell.batch)
+        ]
         at_engine = cell.boundary is Boundary.ENGINE
         events = [events_of(rows[index].backend) if at_engine else None for index in able]
         jobs = [self._job(cell, rows[index], e) for index, e in zip(able, events, strict=True)]
@@ -247,16 +262,17 @@ class _Bench:
             work, least = self._work / "folder", max(2 * cell.batch, 8)
             return FolderJob(segment, files, work, least, plan.budget, self._clock)
         if cell.boundary is Boundary.FILE:
-            step = file_step(opened.segmenter, files, self._work, self._clock)
+            steps = [file_step(opened.segmenter, files, self._work, self._clock)]
             cycle = len(files)
         else:
             batches = batches_of(self._frames[opened.row.preprocess], cell.batch)
             if cell.boundary is Boundary.ENGINE:
-                step = engine_step(opened.backend, batches, self._clock, events)
+                steps = [engine_step(opened.backend, batches, self._clock, events)]
             else:
-                step = transfers_step(opened.backend, batches, self._clock)
+                backends = opened.segmenter.backends
+                steps = [transfers_step(backend, batches, self._clock) for backend in backends]
             cycle = len(batches)
-        return StepJob(step, cycle, cell.batch, plan.warm_up_rule, plan.budget, self._clock)
+        return StepJob(steps, cycle, cell.batch, plan.warm_up_rule, plan.budget, self._clock)
 
 
 @contextmanager
@@ -268,7 +284,7 @@ def _opened(
         plan.models,
         plan.runtimes,
         device=plan.device,
-        threads=plan.threads,
+        variants=plan.variants,
         allow_unproven=plan.allow_unproven,
     )
     kinds = dict.fromkeys(item.artifact.manifest.preprocess for item in wanted)
@@ -276,7 +292,7 @@ def _opened(
     with ExitStack() as stack:
         rows, notes = open_rows(wanted, plan.device, clock)
         for opened in rows:
-            stack.callback(opened.backend.close)
+            stack.callback(opened.segmenter.close)
         rows = [with_first_run(o, frames[o.row.preprocess][0], clock) for o in rows]
         rows = [with_multiply_adds(o, frames[o.row.preprocess][0]) for o in rows]
         reference = _reference(plan, photos, rows)
@@ -311,7 +327,7 @@ def _beyond(cell: Cell, rows: Sequence[OpenRow]) -> list[str]:
         f"{row.name} takes batches of {row.min_batch} to {row.max_batch}: "
         f"batch {cell.batch} is not measured"
         for row in (opened.row for opened in rows)
-        if not row.takes(cell.batch)
+        if cell.concerns(row) and not row.takes(cell.batch)
     ]
 
 

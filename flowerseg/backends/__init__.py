@@ -1,26 +1,50 @@
-"""Every runtime behind the same four verbs. `open_backend` is the only door."""
+"""Every runtime behind the same four verbs. `open_backends` is the only door."""
 
 from importlib.util import find_spec
 
 from flowerseg.artifact import RUNTIMES, Artifact, Kind, Manifest
-from flowerseg.backends.base import Backend, BackendInfo, check_images, run
+from flowerseg.backends.base import (
+    ONE_BATCH,
+    Backend,
+    BackendInfo,
+    SessionOptions,
+    check_images,
+    run,
+)
 from flowerseg.errors import BackendUnavailable
 
 __all__ = [
+    "GRAPHED",
+    "ONE_BATCH",
     "RUNTIMES",
+    "STREAMED",
     "THREADED",
     "Backend",
     "BackendInfo",
+    "SessionOptions",
     "check_images",
     "fastest_proved",
+    "for_folders",
+    "kind_of_device",
     "open_backend",
+    "open_backends",
     "run",
     "runtimes_here",
 ]
 
 
 THREADED = ("onnxruntime", "openvino")
-"""Runtimes that can be told how many threads to compute with."""
+"""Runtimes that can be told how many threads to compute with, on the CPU."""
+
+STREAMED = {
+    "cpu": ("onnxruntime", "openvino"),
+    "cuda": ("pytorch-fp16", "aotinductor", "onnxruntime", "tensorrt", "tensorrt-rtx"),
+}
+"""Runtimes that compute several batches at a time, by kind of device. PyTorch in FP32 does not:
+what keeps TF32 off there is one switch for all threads."""
+
+GRAPHED = ("pytorch", "pytorch-fp16", "aotinductor", "onnxruntime", "tensorrt", "tensorrt-rtx")
+"""Runtimes whose work for a batch size can be recorded as a CUDA graph."""
 
 
 def runtimes_here(manifest: Manifest, device: str = "auto") -> list[str]:
@@ -48,28 +72,53 @@ def fastest_proved(manifest: Manifest, device: str = "auto") -> str:
     return proved[0] if proved else RUNTIMES[manifest.kind][0]
 
 
+def for_folders(manifest: Manifest, runtime: str, device: str = "auto") -> SessionOptions:
+    """How a file is opened in a runtime where photos are decoded beside it.
+
+    On a GPU two streams, so that one batch is copied while another is computed, and a CUDA graph,
+    for the batches are all of one size. ONNX Runtime's own graphs are left to those who measured
+    them. On the CPU one stream: a second one would want the same cores.
+    """
+    on_gpu = kind_of_device(manifest, runtime, device) == "cuda"
+    return SessionOptions(
+        streams=2 if on_gpu and runtime in STREAMED["cuda"] else 1,
+        shares_cores=True,
+        cuda_graph=on_gpu and runtime in GRAPHED and runtime != "onnxruntime",
+    )
+
+
 def open_backend(
     artifact: Artifact,
     device: str = "auto",
     runtime: str = "auto",
-    threads: int | None = None,
-    shares_cores: bool = False,
+    options: SessionOptions = ONE_BATCH,
 ) -> Backend:
+    """The first of `open_backends`, where one stream is enough."""
+    return open_backends(artifact, device, runtime, options)[0]
+
+
+def open_backends(
+    artifact: Artifact,
+    device: str = "auto",
+    runtime: str = "auto",
+    options: SessionOptions = ONE_BATCH,
+) -> tuple[Backend, ...]:
     """Open a checked model file in a runtime. The runtime's package is imported here, not before.
 
     Args:
         artifact: the file.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         runtime: one of `RUNTIMES`; `auto` is the first of the file's kind.
-        threads: that one batch is computed with, on the CPU in ONNX Runtime and OpenVINO; None is
-            the runtime's own choice.
-        shares_cores: other threads compute meanwhile, so those of the runtime should not keep a
-            core busy while they wait. It changes no result.
+        options: see `SessionOptions`.
+
+    Returns:
+        A backend for each stream. They share what they can of the model; each is driven by one
+        thread, and closed.
 
     Raises:
         ArtifactError: the runtime refuses the file, or it was built for something else.
-        BackendUnavailable: the runtime or the device is not here, cannot open this kind, or takes
-            no number of threads.
+        BackendUnavailable: the runtime or the device is not here, or it cannot open this kind or
+            not with these options.
     """
     kinds = RUNTIMES[artifact.manifest.kind]
     chosen = kinds[0] if runtime == "auto" else runtime
@@ -78,38 +127,69 @@ def open_backend(
             f"{artifact.path}: {runtime} does not open files of kind {artifact.manifest.kind}; "
             f"these do: {', '.join(kinds)}."
         )
-    if threads is not None and chosen not in THREADED:
-        raise BackendUnavailable(
-            f"{artifact.path}: {chosen} takes no number of threads; {' and '.join(THREADED)} do."
-        )
+    _refuse_options(artifact, chosen, device, options)
     match chosen:
         case "pytorch":
             from flowerseg.backends.pytorch import open_checkpoint
 
-            return open_checkpoint(artifact, device)
+            return (open_checkpoint(artifact, device, cuda_graph=options.cuda_graph),)
         case "pytorch-fp16":
             from flowerseg.backends.pytorch import open_half
 
-            return open_half(artifact, device)
+            return open_half(artifact, device, options)
         case "torch-compile":
             from flowerseg.backends.pytorch import open_compiled
 
-            return open_compiled(artifact, device)
+            return (open_compiled(artifact, device),)
         case "onnxruntime":
-            from flowerseg.backends.ort import open_onnx
+            from flowerseg.backends import ort
 
-            return open_onnx(artifact, device, threads, shares_cores)
+            return ort.open_onnx(artifact, device, options)
         case "openvino":
-            from flowerseg.backends.openvino_ import OpenVinoBackend
+            from flowerseg.backends import openvino_
 
             if device not in ("auto", "cpu"):
                 raise BackendUnavailable(f"OpenVINO runs on the CPU here, not on {device}.")
-            return OpenVinoBackend(artifact, threads)
+            return openvino_.open_onnx(artifact, options)
         case "aotinductor":
-            from flowerseg.backends.pt2 import Pt2Backend
+            from flowerseg.backends.pt2 import open_package
 
-            return Pt2Backend(artifact, device)
+            return open_package(artifact, device, options)
         case _:
-            from flowerseg.backends.trt import TensorRTBackend
+            from flowerseg.backends.trt import open_engine
 
-            return TensorRTBackend(artifact, device)
+            return open_engine(artifact, device, options)
+
+
+def _refuse_options(artifact: Artifact, runtime: str, device: str, options: SessionOptions) -> None:
+    """What a runtime does not do on a device is refused before it is opened."""
+    if options == SessionOptions(shares_cores=options.shares_cores):
+        return
+    where = kind_of_device(artifact.manifest, runtime, device)
+    streamed = STREAMED[where]
+    if options.threads is not None and (runtime not in THREADED or where != "cpu"):
+        raise BackendUnavailable(
+            f"{artifact.path}: {runtime} takes no number of threads on {where}; "
+            f"{' and '.join(THREADED)} do on the CPU."
+        )
+    if options.streams > 1 and runtime not in streamed:
+        raise BackendUnavailable(
+            f"{artifact.path}: {runtime} computes one batch at a time on {where}; several streams "
+            f"are for {', '.join(streamed)} there."
+        )
+    if options.cuda_graph and (where == "cpu" or runtime not in GRAPHED):
+        raise BackendUnavailable(
+            f"{artifact.path}: no CUDA graph of {runtime} on {where}; these have one on a GPU: "
+            f"{', '.join(GRAPHED)}."
+        )
+
+
+def kind_of_device(manifest: Manifest, runtime: str, device: str) -> str:
+    """`cpu` or `cuda`: what `auto` is for a file in a runtime."""
+    from flowerseg.backends.device import resolve_device
+
+    made_for = manifest.built_for.compute_capability if manifest.built_for else ""
+    is_for_cpu = manifest.kind is Kind.PT2 and not made_for
+    if runtime == "openvino" or (device == "auto" and is_for_cpu):
+        return "cpu"
+    return resolve_device(device).partition(":")[0]

@@ -29,6 +29,26 @@ class BackendInfo:
         return f"{self.runtime} {self.version} on {self.device_name} ({self.device})"
 
 
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a model is opened. None of it changes what is computed."""
+
+    threads: int | None = None  # of a batch, on the CPU; None: the runtime's own choice
+    streams: int = 1  # batches at a time, each in a backend of its own
+    shares_cores: bool = False  # other threads compute meanwhile: do not keep a core busy waiting
+    cuda_graph: bool = False  # record what a batch size takes on a GPU once, then replay it
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be 1 or more, not {self.threads}")
+        if self.streams < 1:
+            raise ValueError(f"streams must be 1 or more, not {self.streams}")
+
+
+ONE_BATCH = SessionOptions()
+"""One batch at a time, with all that the machine has."""
+
+
 class Backend(Protocol):
     """A model opened in a runtime. One thread drives it; `contextlib.closing` closes it."""
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flowerseg.arrays import Foreground, Images
 from flowerseg.artifact import Artifact
-from flowerseg.backends.base import BackendInfo
+from flowerseg.backends.base import ONE_BATCH, BackendInfo, SessionOptions
 from flowerseg.backends.device import info_of, resolve_device
 from flowerseg.backends.transfer import DeviceBatch
 from flowerseg.errors import ArtifactError, BackendUnavailable
@@ -19,33 +19,29 @@ PIP_LINE = "pip install onnxruntime-gpu"
 
 
 def open_onnx(
-    artifact: Artifact, device: str, threads: int | None = None, shares_cores: bool = False
-) -> "OrtCpuBackend | OrtCudaBackend":
+    artifact: Artifact, device: str, options: SessionOptions
+) -> "tuple[OrtCpuBackend | OrtCudaBackend, ...]":
     """Open an ONNX file in ONNX Runtime.
 
     Raises:
-        BackendUnavailable: ONNX Runtime, the device, or its CUDA provider is not here; or threads
-            were asked for on a GPU.
+        BackendUnavailable: ONNX Runtime, the device, or its CUDA provider is not here.
         ArtifactError: ONNX Runtime refuses the file.
     """
     chosen = resolve_device(device)
-    if chosen == "cpu":
-        return OrtCpuBackend(artifact, threads, shares_cores)
-    if threads is not None:
-        raise BackendUnavailable(f"{artifact.path}: threads are the CPU's, and this is {chosen}.")
-    return OrtCudaBackend(artifact, chosen)
+    if chosen != "cpu":
+        # A session computes on one stream: each stream has a session, and the weights once more.
+        return tuple(OrtCudaBackend(artifact, chosen, options) for _ in range(options.streams))
+    session = _session(artifact.path, [("CPUExecutionProvider", {})], options)
+    info = _info(artifact, "cpu")
+    return tuple(OrtCpuBackend(session, info) for _ in range(options.streams))
 
 
 class OrtCpuBackend:
-    """A session on the CPU provider."""
+    """A session on the CPU provider, which several threads may run at once."""
 
-    def __init__(
-        self, artifact: Artifact, threads: int | None = None, shares_cores: bool = False
-    ) -> None:
-        self._session = _session(
-            artifact.path, [("CPUExecutionProvider", {})], threads, shares_cores
-        )
-        self.info = _info(artifact, "cpu")
+    def __init__(self, session: Any, info: BackendInfo) -> None:
+        self._session = session
+        self.info = info
 
     def upload(self, images: Images) -> None:
         """Nothing to copy: the session reads host memory."""
@@ -70,45 +66,45 @@ class OrtCpuBackend:
 class OrtCudaBackend:
     """A session on the CUDA provider, bound to torch's device memory and its stream."""
 
-    def __init__(self, artifact: Artifact, device: str) -> None:
-        self._device = torch.device(device)
-        self.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
-        options = {
-            "device_id": self._device.index,
+    def __init__(self, artifact: Artifact, device: str, options: SessionOptions) -> None:
+        self._index = torch.device(device).index
+        self._batch = DeviceBatch(device)
+        self.stream = self._batch.stream
+        self._has_graphs = options.cuda_graph
+        provider = {
+            "device_id": self._index,
             "user_compute_stream": str(self.stream.cuda_stream),
             # On by default: FP32 would be computed with ten bits of mantissa.
             "use_tf32": "0",
+            "enable_cuda_graph": str(int(options.cuda_graph)),
         }
-        self._session = _session(artifact.path, [("CUDAExecutionProvider", options)])
-        self._batch = DeviceBatch(device)
+        self._session = _session(artifact.path, [("CUDAExecutionProvider", provider)])
         self.info = _info(artifact, device)
 
     def upload(self, images: Images) -> None:
         """Copy the batch to the device and bind it."""
-        with torch.cuda.stream(self.stream):
-            self._images = self._batch.upload(images)
-            self._foreground = torch.empty(images.shape[:3], dtype=torch.uint8, device=self._device)
+        self._batch.upload(images)
+        memory = self._batch.memory(images.shape)
+        self._foreground = memory.foreground
         self._binding = self._session.io_binding()
-        index = self._device.index
-        self._binding.bind_input(
-            "images", "cuda", index, np.uint8, images.shape, self._images.data_ptr()
-        )
-        self._binding.bind_output(
-            "foreground", "cuda", index, np.uint8, images.shape[:3], self._foreground.data_ptr()
-        )
+        for bind, name, tensor in (
+            (self._binding.bind_input, "images", memory.images),
+            (self._binding.bind_output, "foreground", memory.foreground),
+        ):
+            bind(name, "cuda", self._index, np.uint8, tuple(tensor.shape), tensor.data_ptr())
+        self._run_options = _run_options(len(images)) if self._has_graphs else None
 
     def execute(self) -> None:
         """Run the session on the bound memory."""
-        self._session.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding, self._run_options)
 
     def synchronize(self) -> None:
         """Wait for the stream that copies and the session share."""
-        self.stream.synchronize()
+        self._batch.synchronize()
 
     def download(self) -> Foreground:
         """Copy the result to the host."""
-        with torch.cuda.stream(self.stream):
-            return self._batch.download(self._foreground)
+        return self._batch.download(self._foreground)
 
     def close(self) -> None:
         """Let go of the session and its memory."""
@@ -153,8 +149,7 @@ def values_in_onnx(
 def _session(
     model: Path | bytes,
     providers: list[tuple[str, dict[str, Any]]],
-    threads: int | None = None,
-    shares_cores: bool = False,
+    wanted_options: SessionOptions = ONE_BATCH,
 ) -> Any:
     """A session that runs on the provider asked for, or an error: ONNX Runtime itself falls back
     to the CPU without an exception."""
@@ -168,8 +163,8 @@ def _session(
     source = str(model) if isinstance(model, Path) else model
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: a failed provider is reported below
-    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
-    if shares_cores:
+    options.intra_op_num_threads = wanted_options.threads or 0  # 0: as many as there are cores
+    if wanted_options.shares_cores or wanted_options.streams > 1:
         # Its threads wait for one another in a loop, on cores that others could use: two of 25 ms
         # of computing for a photo in a folder. Alone, a batch of one takes a tenth longer without.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -183,6 +178,15 @@ def _session(
             "its CUDA or cuDNN libraries did not load. Run flowerseg-doctor, or use --device cpu."
         )
     return session
+
+
+def _run_options(batch: int) -> Any:
+    """Run options by which ONNX Runtime keeps a graph for each batch size."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(batch))
+    return options
 
 
 def _info(artifact: Artifact, device: str) -> BackendInfo:

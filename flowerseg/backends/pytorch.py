@@ -1,23 +1,27 @@
 """PyTorch: eager in FP32, the reference that all others are proved against; compiled; in half."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from flowerseg.arrays import Foreground, Images, SizeHW
 from flowerseg.artifact import Artifact
-from flowerseg.backends.base import BackendInfo
+from flowerseg.backends.base import BackendInfo, SessionOptions
 from flowerseg.backends.device import device_name, resolve_device
-from flowerseg.backends.transfer import DeviceBatch
+from flowerseg.backends.transfer import batch_on, recorded
 from flowerseg.checkpoint import network_from_artifact
 from flowerseg.errors import BackendUnavailable
 from flowerseg.half import half_from_network
 from flowerseg.model import Deployable, FlowerNet, specialised
 
+Runtime: TypeAlias = Literal["pytorch", "pytorch-fp16", "torch-compile"]
 
-def open_checkpoint(artifact: Artifact, device: str) -> "PyTorchBackend":
+
+def open_checkpoint(
+    artifact: Artifact, device: str, *, cuda_graph: bool = False
+) -> "PyTorchBackend":
     """Open a checkpoint in FP32, TF32 off.
 
     Raises:
@@ -25,11 +29,14 @@ def open_checkpoint(artifact: Artifact, device: str) -> "PyTorchBackend":
         BackendUnavailable: the device is not here.
     """
     network = network_from_artifact(artifact)
-    return PyTorchBackend(network, artifact.manifest.preprocess.size_hw, device)
+    size_hw = artifact.manifest.preprocess.size_hw
+    return PyTorchBackend(network, size_hw, device, cuda_graph=cuda_graph)
 
 
-def open_half(artifact: Artifact, device: str) -> "PyTorchBackend":
-    """Open a checkpoint in FP16, channels last; on a GPU only.
+def open_half(
+    artifact: Artifact, device: str, options: SessionOptions
+) -> "tuple[PyTorchBackend, ...]":
+    """Open a checkpoint in FP16, channels last; on a GPU only. All streams have the same weights.
 
     Raises:
         ArtifactError: the checkpoint cannot be read.
@@ -44,7 +51,10 @@ def open_half(artifact: Artifact, device: str) -> "PyTorchBackend":
     half = half_from_network(specialised(network_from_artifact(artifact), size_hw))
     # Half is multiplied in matrix units, which take channels last without a transpose.
     half.to(memory_format=torch.channels_last)
-    return PyTorchBackend(half, size_hw, device, runtime="pytorch-fp16")
+    return tuple(
+        PyTorchBackend(half, size_hw, device, "pytorch-fp16", cuda_graph=options.cuda_graph)
+        for _ in range(options.streams)
+    )
 
 
 def open_compiled(artifact: Artifact, device: str) -> "PyTorchBackend":
@@ -58,7 +68,7 @@ def open_compiled(artifact: Artifact, device: str) -> "PyTorchBackend":
     """
     size_hw = artifact.manifest.preprocess.size_hw
     network = specialised(network_from_artifact(artifact), size_hw)
-    return PyTorchBackend(network, size_hw, device, runtime="torch-compile")
+    return PyTorchBackend(network, size_hw, device, "torch-compile")
 
 
 class PyTorchBackend:
@@ -69,6 +79,7 @@ class PyTorchBackend:
         size_hw: size of the frames.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         runtime: its name; `torch-compile` compiles.
+        cuda_graph: record it at the first batch of each size.
     """
 
     def __init__(
@@ -76,7 +87,9 @@ class PyTorchBackend:
         network: FlowerNet,
         size_hw: SizeHW,
         device: str = "auto",
-        runtime: Literal["pytorch", "pytorch-fp16", "torch-compile"] = "pytorch",
+        runtime: Runtime = "pytorch",
+        *,
+        cuda_graph: bool = False,
     ) -> None:
         self._device = resolve_device(device)
         self._module: nn.Module = Deployable(network).eval().to(self._device)
@@ -84,7 +97,9 @@ class PyTorchBackend:
         if self._is_compiled:
             # In one graph or not at all: what it cannot compile it would run eagerly, in silence.
             self._module.compile(fullgraph=True)
-        self._batch = DeviceBatch(self._device)
+        self._batch = batch_on(self._device)
+        self.stream = getattr(self._batch, "stream", None)
+        self._run = recorded(self._module, self._batch, cuda_graph=cuda_graph)
         half = network.head.weight.dtype is torch.float16
         self.info = BackendInfo(
             runtime=runtime,
@@ -104,8 +119,8 @@ class PyTorchBackend:
 
     def execute(self) -> None:
         """Run the network."""
-        with torch.inference_mode(), _without_tf32(self._device):
-            self._foreground: Tensor = self._module(self._images)
+        with torch.inference_mode(), self._batch.working(), _without_tf32(self._device):
+            self._foreground: Tensor = self._run(self._images)
 
     def synchronize(self) -> None:
         """Wait for the GPU; the CPU is always done."""
@@ -117,7 +132,7 @@ class PyTorchBackend:
 
     def close(self) -> None:
         """Let go of weights and results."""
-        self._module = nn.Identity()
+        self._run = self._module = nn.Identity()
         self.__dict__.pop("_images", None)
         self.__dict__.pop("_foreground", None)
 

@@ -13,8 +13,9 @@ import torch
 
 from flowerseg.arrays import Foreground, Images
 from flowerseg.artifact import Artifact, EngineBuild, Hardware, Kind
+from flowerseg.backends.base import SessionOptions
 from flowerseg.backends.device import compute_capability, device_name, info_of, resolve_device
-from flowerseg.backends.transfer import DeviceBatch
+from flowerseg.backends.transfer import DeviceBatch, recorded
 from flowerseg.errors import ArtifactError, BackendUnavailable
 
 # Support matrices and the ahead-of-time page of TensorRT-RTX 1.0 to 1.5.
@@ -104,8 +105,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-class TensorRTBackend:
-    """An engine with one execution context on a stream of its own.
+class Engine:
+    """A deserialised engine, with the runtime and the logger that it uses as long as it lives.
 
     Raises:
         BackendUnavailable: the module or a CUDA GPU is not here.
@@ -115,69 +116,102 @@ class TensorRTBackend:
     def __init__(self, artifact: Artifact, device: str = "auto") -> None:
         manifest = artifact.manifest
         trt = import_tensorrt(manifest.kind)
-        self._device = torch.device(_require_gpu(artifact, device))
+        self.device = _require_gpu(artifact, device)
         check_engine_fits(
-            artifact, trt.__version__, compute_capability(str(self._device)), platform.system()
+            artifact, trt.__version__, compute_capability(self.device), platform.system()
         )
-        torch.cuda.set_device(self._device)
-        self.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
-        self._batch = DeviceBatch(str(self._device))
-        self._open(trt, artifact)
-        self.info = info_of(manifest, manifest.kind, trt.__version__, str(self._device))
-
-    def _open(self, trt: ModuleType, artifact: Artifact) -> None:
-        # Engine and context use the runtime and the logger for as long as they live.
+        self.path = artifact.path
+        self.info = info_of(manifest, manifest.kind, trt.__version__, self.device)
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
-        if artifact.manifest.engine and artifact.manifest.engine.version_compatible:
+        if manifest.engine and manifest.engine.version_compatible:
             # Such an engine brings the runtime of its own version along, as host code.
             self._runtime.engine_host_code_allowed = True
-        self._engine: Any = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
-        if self._engine is None and artifact.manifest.kind is Kind.TENSORRT_RTX:
+        with torch.cuda.device(self.device):
+            self._engine: Any = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
+        if self._engine is None and manifest.kind is Kind.TENSORRT_RTX:
             # Its engines are bound to no GPU, so this is the GPU's lack and not the file's.
             raise BackendUnavailable(
                 f"{artifact.path}: TensorRT-RTX {trt.__version__} does not run it on this GPU "
-                f"({device_name(str(self._device))}); it lists compute capability {RTX_LISTED}."
+                f"({device_name(self.device)}); it lists compute capability {RTX_LISTED}."
             )
         if self._engine is None:
             raise ArtifactError(
                 f"{artifact.path}: TensorRT {trt.__version__} refuses to deserialise it. "
                 f"{rebuild_advice(artifact)}"
             )
-        self._context: Any = self._engine.create_execution_context()
-        if self._context is None:
+
+    def context(self) -> Any:
+        """A context, which holds what one batch on its way needs.
+
+        Raises:
+            BackendUnavailable: there is no memory for it.
+        """
+        with torch.cuda.device(self.device):
+            made = self._engine.create_execution_context()
+        if made is None:
             raise BackendUnavailable(
-                f"{artifact.path}: no execution context; the GPU's memory may be full "
+                f"{self.path}: no execution context; the GPU's memory may be full "
                 f"(needs {self._engine.device_memory_size_v2 / 2**20:.0f} MiB)."
             )
+        return made
+
+
+def open_engine(
+    artifact: Artifact, device: str, options: SessionOptions
+) -> "tuple[TensorRTBackend, ...]":
+    """Open an engine, with a context for each stream. Raises as `Engine` does."""
+    engine = Engine(artifact, device)
+    return tuple(
+        TensorRTBackend(engine, cuda_graph=options.cuda_graph) for _ in range(options.streams)
+    )
+
+
+class TensorRTBackend:
+    """A context of an engine, on a stream of its own.
+
+    Raises:
+        BackendUnavailable: there is no memory for the context.
+    """
+
+    def __init__(self, engine: Engine, *, cuda_graph: bool = False) -> None:
+        self._context: Any = engine.context()
+        self._engine: Engine | None = engine  # which may not go before its contexts
+        self._batch = DeviceBatch(engine.device)
+        self.stream = self._batch.stream
+        self._run = recorded(self._enqueue, self._batch, cuda_graph=cuda_graph)
+        self.info = engine.info
 
     def upload(self, images: Images) -> None:
         """Copy the batch to the device and give the context its addresses."""
-        with torch.cuda.stream(self.stream):
-            self._images = self._batch.upload(images)
-            self._foreground = torch.empty(images.shape[:3], dtype=torch.uint8, device=self._device)
+        self._images = self._batch.upload(images)
+        memory = self._batch.memory(images.shape)
         _must(self._context.set_input_shape("images", images.shape), "set_input_shape")
-        for name, tensor in (("images", self._images), ("foreground", self._foreground)):
+        for name, tensor in (("images", memory.images), ("foreground", memory.foreground)):
             _must(self._context.set_tensor_address(name, tensor.data_ptr()), "set_tensor_address")
 
     def execute(self) -> None:
         """Enqueue the engine on its stream."""
+        with self._batch.working():
+            self._foreground = self._run(self._images)
+
+    def _enqueue(self, images: torch.Tensor) -> torch.Tensor:
         _must(self._context.execute_async_v3(self.stream.cuda_stream), "execute_async_v3")
+        return self._batch.memory(tuple(images.shape)).foreground
 
     def synchronize(self) -> None:
         """Wait for the stream."""
-        self.stream.synchronize()
+        self._batch.synchronize()
 
     def download(self) -> Foreground:
         """Copy the result to the host."""
-        with torch.cuda.stream(self.stream):
-            return self._batch.download(self._foreground)
+        return self._batch.download(self._foreground)
 
     def close(self) -> None:
-        """Free context, engine and runtime, in that order."""
+        """Free the graphs and the context, then what of the engine nobody else uses."""
+        self.__dict__.pop("_run", None)
         self._context = None
         self._engine = None
-        self._runtime = None
 
 
 def _require_gpu(artifact: Artifact, device: str) -> str:

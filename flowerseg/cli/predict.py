@@ -5,7 +5,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -90,6 +90,18 @@ def _parted(
     help="Threads that decode photos and encode masks.",
 )
 @click.option(
+    "--streams",
+    type=click.IntRange(min=1),
+    show_default="2 on a GPU, where the runtime can, else 1",
+    help="Batches that the model computes at a time.",
+)
+@click.option(
+    "--cuda-graph/--no-cuda-graph",
+    default=None,
+    show_default="on a GPU, where the runtime can; not in onnxruntime",
+    help="Record what a batch takes on the GPU once and replay it.",
+)
+@click.option(
     "--save",
     default="mask",
     show_default=True,
@@ -135,8 +147,8 @@ def _parted(
     "tuned_file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="tuned.json of flowerseg-bench: its runtime, threads and batch. Refused for another model "
-    "and on another machine.",
+    help="tuned.json of flowerseg-bench: its runtime, batch, threads, streams and CUDA graph. "
+    "Refused for another model and on another machine.",
 )
 @click.option(
     "--engine",
@@ -155,6 +167,8 @@ def predict(
     out: Path,
     batch: int | None,
     workers: int | None,
+    streams: int | None,
+    cuda_graph: bool | None,
     save: "tuple[Save, ...]",
     threshold: float | None,
     fail_fast: bool,
@@ -192,16 +206,18 @@ def predict(
     listing, read = _listed(folder, out, null)
     listing, out = _divided(listing, out, shard)
     path = model or shipped_model()
-    threads = None
+    opening = Opening(
+        path, device, runtime, threshold, unproven, streams=streams, cuda_graph=cuda_graph
+    )
     if tuned_file:
-        if batch or runtime != "auto" or engine != "here":
+        if batch or runtime != "auto" or streams or cuda_graph is not None or engine != "here":
             raise click.UsageError(
-                "--tuned brings its own --batch and --runtime, for this machine alone: leave those "
-                "and --engine ray out."
+                "--tuned brings its own --batch, --runtime, --streams and --cuda-graph, for this "
+                "machine alone: leave those and --engine ray out."
             )
         tuned = _tuned(tuned_file, path, device)
-        batch, runtime, threads = tuned.batch, tuned.runtime, tuned.threads
-        device = tuned.machine.device
+        batch = tuned.batch
+        opening = _as_tuned(opening, tuned)
     settings = PredictSettings(
         batch,
         workers or default_workers(),
@@ -211,8 +227,7 @@ def predict(
         isolate,
     )
     _refuse_batch(settings, read_manifest(manifest_path(path)))
-    opening = Opening(path, device, runtime, threshold, unproven)
-    segment = _segment_on_ray if engine == "ray" else partial(_segment_here, threads=threads)
+    segment = _segment_on_ray if engine == "ray" else _segment_here
     report = segment(listing, opening, out, settings, read)
     print_result(report.run, _summary(report, out), as_json=as_json)
     if report.failed:
@@ -232,17 +247,27 @@ def _tuned(file: Path, model: Path, device: str) -> "Tuned":
     return tuned
 
 
+def _as_tuned(opening: "Opening", tuned: "Tuned") -> "Opening":
+    return replace(
+        opening,
+        device=tuned.machine.device,
+        runtime=tuned.runtime,
+        threads=tuned.threads,
+        streams=tuned.streams,
+        cuda_graph=tuned.cuda_graph,
+    )
+
+
 def _segment_here(
     listing: "Listing",
     opening: "Opening",
     out: Path,
     settings: "PredictSettings",
     read: "Read",
-    threads: int | None,
 ) -> "FolderReport":
     from flowerseg.predict import segment_listing
 
-    with opening.segmenter(threads) as segmenter:
+    with opening.segmenter() as segmenter:
         _announce(settings, segmenter, len(listing.photos))
         with _watched(len(listing.photos)) as (shown, stop):
             return segment_listing(listing, segmenter, out, settings, shown, stop, read)
@@ -314,9 +339,15 @@ def _announce(settings: "PredictSettings", segmenter: "Segmenter", photos: int) 
     click.echo(
         f"{info}, {'proved' if is_proved else 'NOT PROVED'}, {info.precision}, "
         f"{height} x {width}: {photos} photos, "
-        f"batch {batch_size(settings, info.batch)}, {settings.workers} workers",
+        f"batch {batch_size(settings, info.batch)}, {_streams(segmenter)}"
+        f"{settings.workers} workers",
         err=True,
     )
+
+
+def _streams(segmenter: "Segmenter") -> str:
+    count = len(segmenter.backends)
+    return f"{count} streams, " if count > 1 else ""
 
 
 class _Shown:

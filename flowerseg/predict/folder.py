@@ -111,8 +111,8 @@ def segment_folder(
 
     Args:
         folder: where the photos are; see `list_photos`.
-        segmenter: used from the calling thread only. Without a model file nothing tells it from
-            another one, so what it makes is never kept.
+        segmenter: used from a thread for each of its streams until this returns. Without a model
+            file nothing tells it from another one, so what it makes is never kept.
         out: where masks, results.csv and run.json go.
         settings: None takes the defaults.
         watcher: is told how it goes.
@@ -228,7 +228,9 @@ class _Here:
         self.origin = origin_of(segmenter)
         self.batch = batch_size(settings, segmenter.info.batch)
         self._making = making
-        self._pipeline: Pipeline[Outcome] = Pipeline(segmenter.infer, self.batch, settings.workers)
+        self._pipeline: Pipeline[Outcome] = Pipeline(
+            segmenter.streams, self.batch, settings.workers
+        )
 
     @property
     def wall_s(self) -> float:

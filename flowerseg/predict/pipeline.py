@@ -1,4 +1,4 @@
-"""Work that overlaps: threads before and behind a backend that runs in the calling thread.
+"""Work that overlaps: threads before and behind a backend, which has a thread for each stream.
 
 A piece of work says at the end of each step where it goes on:
 
@@ -13,9 +13,11 @@ once, the file system brings to disk together.
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from queue import SimpleQueue
+from threading import Lock
 from typing import Generic, TypeAlias, TypeVar
 
 from flowerseg.arrays import Foreground, Rgb
@@ -60,26 +62,60 @@ class _Ready(Generic[ResultT]):
     worked_s: float
 
 
+class BusyTime:
+    """Seconds in which at least one of several threads was at work."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._at_work = 0
+        self._since = 0.0
+        self.seconds = 0.0
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """A thread is at work within."""
+        with self._lock:
+            if self._at_work == 0:
+                self._since = time.perf_counter()
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                if self._at_work == 0:
+                    self.seconds += time.perf_counter() - self._since
+
+
 class Pipeline(Generic[ResultT]):
     """Runs steps through a backend; for one run.
 
     Args:
-        infer: foregrounds (N, H, W) of a batch of frames; called in the calling thread only.
+        streams: each gives the foregrounds (N, H, W) of a batch of frames, and is called by one
+            thread at a time.
         batch: frames a batch. The last one repeats a frame where it has fewer, for a runtime may
             compile anew for another number of frames, or round otherwise.
         workers: threads that compute.
     """
 
     def __init__(
-        self, infer: Callable[[Sequence[Rgb]], Foreground], batch: int, workers: int
+        self,
+        streams: Sequence[Callable[[Sequence[Rgb]], Foreground]],
+        batch: int,
+        workers: int,
     ) -> None:
-        self._infer = infer
+        self._streams = streams
         self._batch = batch
         self._workers = workers
-        # A batch in the backend, one behind it, two photos a worker, and what is being written.
-        self.most_alive = 2 * batch + 2 * workers + WRITERS
+        # A batch in each stream, one behind them, two photos a worker, and what is being written.
+        self.most_alive = (len(streams) + 1) * batch + 2 * workers + WRITERS
         self.wall_s = 0.0
-        self.backend_s = 0.0
+        self._busy = BusyTime()
+
+    @property
+    def backend_s(self) -> float:
+        """Seconds of the run in which a batch was in the backend."""
+        return self._busy.seconds
 
     @property
     def waited_share(self) -> float:
@@ -95,11 +131,17 @@ class Pipeline(Generic[ResultT]):
         use_one_thread_per_call()
         began = time.perf_counter()
         self._computing = ThreadPoolExecutor(self._workers, "flowerseg-predict")
+        self._inferring = ThreadPoolExecutor(len(self._streams), "flowerseg-predict-stream")
+        self._free: SimpleQueue[Callable[[Sequence[Rgb]], Foreground]] = SimpleQueue()
+        for infer in self._streams:
+            self._free.put(infer)
         self._writing = ThreadPoolExecutor(WRITERS, "flowerseg-predict-write")
         self._done: SimpleQueue[_Ready[ResultT] | Finished[ResultT] | BaseException] = SimpleQueue()
         try:
             yield from self._overlapped(iter(steps))
         finally:
+            # In the order of the work: what one leaves behind, the next may still take.
+            self._inferring.shutdown(cancel_futures=True)
             self._computing.shutdown(cancel_futures=True)
             self._writing.shutdown(cancel_futures=True)
             self.wall_s = time.perf_counter() - began
@@ -114,7 +156,7 @@ class Pipeline(Generic[ResultT]):
             # With room left and everything else finished, these are the last ones.
             is_last = alive == len(ready) < self.most_alive
             if len(ready) == self._batch or (ready and is_last):
-                self._run_batch(ready)
+                self._inferring.submit(self._run_batch, ready)
                 ready = []
             elif alive:
                 done = self._done.get()
@@ -129,14 +171,20 @@ class Pipeline(Generic[ResultT]):
                 return
 
     def _run_batch(self, ready: Sequence[_Ready[ResultT]]) -> None:
-        began = time.perf_counter()
-        frames = [item.work.frame for item in ready]
-        foregrounds = self._infer(frames + frames[-1:] * (self._batch - len(frames)))
-        took_s = time.perf_counter() - began
-        self.backend_s += took_s
-        for item, foreground in zip(ready, foregrounds[: len(ready)], strict=True):
-            worked_s = item.worked_s + took_s / len(ready)
-            self._computing.submit(self._work, item.work.then, worked_s, foreground)
+        """Bring a batch through a stream, in that stream's thread."""
+        try:
+            infer = self._free.get()  # there are as many as threads
+            frames = [item.work.frame for item in ready]
+            began = time.perf_counter()
+            with self._busy.at_work():
+                foregrounds = infer(frames + frames[-1:] * (self._batch - len(frames)))
+            each_s = (time.perf_counter() - began) / len(ready)
+            self._free.put(infer)
+            for item, foreground in zip(ready, foregrounds[: len(ready)], strict=True):
+                worked_s = item.worked_s + each_s
+                self._computing.submit(self._work, item.work.then, worked_s, foreground)
+        except BaseException as error:  # it belongs to the thread that waits for the results
+            self._done.put(error)
 
     def _work(
         self,

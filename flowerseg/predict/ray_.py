@@ -23,6 +23,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from flowerseg.artifact import Kind, manifest_path, read_manifest
+from flowerseg.backends import SessionOptions, fastest_proved, for_folders
 from flowerseg.errors import BackendUnavailable, FlowersegError
 from flowerseg.images import photo_bytes
 from flowerseg.isolate import IsolatedDecoder
@@ -46,22 +47,40 @@ _TASKS_AN_ACTOR = 4  # at least, so that the last ones end at about the same tim
 
 @dataclass(frozen=True)
 class Opening:
-    """A model that is still to be opened, here or elsewhere; see `Segmenter.open`."""
+    """A model that is still to be opened, here or elsewhere; see `Segmenter.open`.
+
+    Threads, streams and CUDA graph are those of `backends.for_folders` where they are None.
+    """
 
     model: Path
     device: str = "auto"
     runtime: str = "auto"
     threshold: float | None = None
     allow_unproven: bool = False
+    threads: int | None = None
+    streams: int | None = None
+    cuda_graph: bool | None = None
 
-    def segmenter(self, threads: int | None = None) -> Segmenter:
+    def options(self) -> SessionOptions:
+        """How it is opened on this machine."""
+        manifest = read_manifest(manifest_path(self.model))
+        is_auto = self.runtime == "auto"
+        runtime = fastest_proved(manifest, self.device) if is_auto else self.runtime
+        chosen = for_folders(manifest, runtime, self.device)
+        return replace(
+            chosen,
+            threads=self.threads,
+            streams=chosen.streams if self.streams is None else self.streams,
+            cuda_graph=chosen.cuda_graph if self.cuda_graph is None else self.cuda_graph,
+        )
+
+    def segmenter(self) -> Segmenter:
         """The model, opened on this machine."""
         return Segmenter.open(
             self.model,
             device=self.device,
             runtime=self.runtime,
-            threads=threads,
-            shares_cores=True,
+            options=self.options(),
             threshold=self.threshold,
             allow_unproven=self.allow_unproven,
         )
@@ -234,7 +253,7 @@ class _Actor:
         import pyarrow as pa
 
         tasks = [pickle.loads(row) for row in rows.column("task").to_pylist()]
-        pipeline: Pipeline[Made] = Pipeline(self._segmenter.infer, self._batch, self._workers)
+        pipeline: Pipeline[Made] = Pipeline(self._segmenter.streams, self._batch, self._workers)
         steps = (partial(make, self._making, photo, known) for photo, known in tasks)
         answer = pickle.dumps((list(pipeline.run(steps)), pipeline.backend_s))
         return pa.table({"made": pa.array([answer], pa.large_binary())})
@@ -258,7 +277,8 @@ def _opened(files: Any, opening: Opening, cpus: int) -> Segmenter:
         has_threads = (
             opening.device == "cpu" and read_manifest(manifest_path(model)).kind is Kind.ONNX
         )
-        return replace(opening, model=model).segmenter(cpus if has_threads else None)
+        threads = cpus if has_threads else None
+        return replace(opening, model=model, threads=threads).segmenter()
 
 
 def _share(ray: Any, device: str, workers: int) -> Share:

@@ -41,7 +41,7 @@ def stream(
 
     Args:
         photos: paths, or pixels (h, w, 3) in RGB.
-        segmenter: used from the thread that asks for the next result.
+        segmenter: used from threads of the pipeline, one for each of its streams.
         settings: batch, workers and how to decode; the others are of folders.
 
     Raises:
@@ -49,7 +49,7 @@ def stream(
     """
     settings = settings or PredictSettings()
     batch = batch_size(settings, segmenter.info.batch)
-    pipeline: Pipeline[Segmented] = Pipeline(segmenter.infer, batch, settings.workers)
+    pipeline: Pipeline[Segmented] = Pipeline(segmenter.streams, batch, settings.workers)
     with (
         opened_decoder(settings.max_pixels, settings.isolate_s) as decode,
         closing(pipeline.run(_steps(photos, segmenter, decode))) as finished,

@@ -1,6 +1,7 @@
 """What every backend must do, asked of every backend: uint8 in, uint8 out, whatever the batch."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -11,10 +12,19 @@ import pytest
 import torch
 
 from flowerseg.arrays import Foreground, Images
-from flowerseg.artifact import Artifact, Batch, Kind, Precision
-from flowerseg.backends import Backend, open_backend, ort, run
+from flowerseg.artifact import Artifact, Batch, Kind, Manifest, Precision
+from flowerseg.backends import (
+    Backend,
+    SessionOptions,
+    for_folders,
+    open_backend,
+    open_backends,
+    ort,
+    run,
+)
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import ArtifactError, BackendUnavailable
+from flowerseg.preprocess import Preprocess
 from flowerseg_export.config import ExportConfig
 from flowerseg_export.export import export_model
 
@@ -201,17 +211,19 @@ def test_half_in_pytorch_is_refused_on_the_cpu_with_the_reason(reference: Artifa
 
 
 def test_threads_are_what_was_asked_for(fp32_onnx: Artifact) -> None:
-    with closing(open_backend(fp32_onnx, "cpu", "openvino", threads=1)) as opened:
+    with closing(open_backend(fp32_onnx, "cpu", "openvino", SessionOptions(1))) as opened:
         compiled = opened._request.get_compiled_model()  # type: ignore[attr-defined]  # OpenVINO's
         assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
-    with closing(open_backend(fp32_onnx, "cpu", "onnxruntime", threads=1)) as opened:
+    with closing(open_backend(fp32_onnx, "cpu", "onnxruntime", SessionOptions(1))) as opened:
         options = opened._session.get_session_options()  # type: ignore[attr-defined]  # its own
         assert options.intra_op_num_threads == 1
 
 
 def test_onnxruntime_does_not_keep_shared_cores_busy_while_it_waits(fp32_onnx: Artifact) -> None:
     entry = "session.intra_op.allow_spinning"
-    with closing(open_backend(fp32_onnx, "cpu", "onnxruntime", shares_cores=True)) as opened:
+    with closing(
+        open_backend(fp32_onnx, "cpu", "onnxruntime", SessionOptions(shares_cores=True))
+    ) as opened:
         options = opened._session.get_session_options()  # type: ignore[attr-defined]  # its own
         assert options.get_session_config_entry(entry) == "0"
     with closing(open_backend(fp32_onnx, "cpu", "onnxruntime")) as opened:
@@ -222,7 +234,129 @@ def test_onnxruntime_does_not_keep_shared_cores_busy_while_it_waits(fp32_onnx: A
 
 def test_runtime_that_takes_no_number_of_threads_refuses_one(reference: Artifact) -> None:
     with pytest.raises(BackendUnavailable, match="pytorch takes no number of threads"):
-        open_backend(reference, "cpu", "pytorch", threads=2)
+        open_backend(reference, "cpu", "pytorch", SessionOptions(2))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "options", "said"),
+    [
+        ("pytorch", SessionOptions(streams=2), "pytorch computes one batch at a time on cpu"),
+        ("onnxruntime", SessionOptions(cuda_graph=True), "no CUDA graph of onnxruntime on cpu"),
+        ("openvino", SessionOptions(cuda_graph=True), "no CUDA graph of openvino on cpu"),
+    ],
+)
+def test_what_a_runtime_cannot_do_is_refused(
+    reference: Artifact, fp32_onnx: Artifact, runtime: str, options: SessionOptions, said: str
+) -> None:
+    artifact = reference if runtime == "pytorch" else fp32_onnx
+    with pytest.raises(BackendUnavailable, match=said):
+        open_backend(artifact, "cpu", runtime, options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"threads": 0}, "threads must be"), ({"streams": 0}, "streams must be")]
+)
+def test_options_that_mean_nothing_are_refused(wrong: dict[str, int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        SessionOptions(**wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "onnxruntime",
+        "openvino",
+        *(
+            pytest.param(f"{runtime} cuda", marks=gpu)
+            for runtime in ("pytorch-fp16", "onnxruntime", "aotinductor")
+        ),
+        pytest.param("tensorrt cuda", marks=[gpu, pytest.mark.tensorrt]),
+    ],
+)
+def two_streams(request: pytest.FixtureRequest) -> Iterator[tuple[Backend, ...]]:
+    runtime, _, device = request.param.partition(" ")
+    fixture = {
+        "pytorch-fp16": "reference",
+        "aotinductor": "pt2_on_gpu",
+        "tensorrt": "tensorrt_engine",
+    }
+    artifact = request.getfixturevalue(fixture.get(runtime, "fp32_onnx"))
+    cuda_graph = device == "cuda"
+    options = SessionOptions(streams=2, cuda_graph=cuda_graph)
+    opened = open_backends(artifact, device or "cpu", runtime, options)
+    yield opened
+    for backend in opened:
+        backend.close()
+
+
+@pytest.fixture(scope="module")
+def pt2_on_gpu(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    out = tmp_path_factory.mktemp("pt2") / "small.pt2"
+    batch = Batch(1, 4, MAX_BATCH)
+    config = ExportConfig(checkpoint, out, Kind.PT2, Precision.FP32, batch, device="cuda")
+    return export_model(config)[-1]
+
+
+def test_streams_compute_at_the_same_time_what_each_computes_alone(
+    two_streams: tuple[Backend, ...], frames: Images
+) -> None:
+    assert len(two_streams) == 2
+    batches = [frames[start : start + size] for start, size in [(0, 3), (1, 3), (2, 1), (0, 5)] * 5]
+    alone = [run(two_streams[0], batch) for batch in batches]
+
+    def in_turn(backend: Backend) -> list[Foreground]:
+        return [run(backend, batch) for batch in batches]
+
+    with ThreadPoolExecutor(2) as pool:
+        together = [future.result() for future in [pool.submit(in_turn, b) for b in two_streams]]
+    for found in together:
+        for one, other in zip(found, alone, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@gpu
+@pytest.mark.parametrize("runtime", ["pytorch", "pytorch-fp16"])
+def test_cuda_graph_computes_what_its_network_does(
+    reference: Artifact, frames: Images, runtime: str
+) -> None:
+    with (
+        closing(open_backend(reference, "cuda", runtime)) as plain,
+        closing(open_backend(reference, "cuda", runtime, SessionOptions(cuda_graph=True))) as graph,
+    ):
+        for size in (1, 4, 1, 3):
+            for start in (0, 2):
+                batch = frames[start : start + size]
+                assert _levels_apart(run(graph, batch), run(plain, batch)) <= 1
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_folders_get_one_stream_without_a_gpu(fp32_onnx: Artifact) -> None:
+    for runtime in ("onnxruntime", "openvino"):
+        assert for_folders(fp32_onnx.manifest, runtime) == SessionOptions(shares_cores=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "runtime", "streams", "cuda_graph"),
+    [
+        ("checkpoint", "pytorch", 1, True),
+        ("checkpoint", "pytorch-fp16", 2, True),
+        ("checkpoint", "torch-compile", 1, False),
+        ("onnx", "onnxruntime", 2, False),
+        ("onnx", "openvino", 1, False),
+        ("tensorrt", "tensorrt", 2, True),
+    ],
+)
+def test_folders_on_a_gpu_overlap_where_the_runtime_can(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    runtime: str,
+    streams: int,
+    cuda_graph: bool,
+) -> None:
+    monkeypatch.setattr("flowerseg.backends.device.resolve_device", lambda _: "cuda:0")
+    manifest = Manifest(Kind(kind), "deeplabv3_resnet101", Precision.FP32, Preprocess())
+    options = for_folders(manifest, runtime, "auto")
+    assert (options.streams, options.cuda_graph) == (streams, cuda_graph)
 
 
 def test_openvino_computes_fp32_models_in_fp32(fp32_onnx: Artifact) -> None:

@@ -20,7 +20,7 @@ from flowerseg.artifact import (
     open_artifact,
 )
 from flowerseg.backends import open_backend
-from flowerseg.backends.trt import TensorRTBackend, check_engine_fits
+from flowerseg.backends.trt import Engine, check_engine_fits
 from flowerseg.errors import ArtifactError, BackendUnavailable
 from flowerseg.preprocess import Preprocess
 
@@ -133,7 +133,7 @@ def test_file_of_another_engine_is_not_read(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 9))
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     with pytest.raises(ArtifactError, match=r"TensorRT 10\.12\.0, here 1\."):
-        TensorRTBackend(_engine(Kind.TENSORRT_RTX, ""))
+        Engine(_engine(Kind.TENSORRT_RTX, ""))
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -205,10 +205,10 @@ def test_results_are_read_back_as_they_were_written(tiny_results: Results, tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"schema": 1}', "results of schema 1; this flowerseg-bench reads schema 3"),
+        ('{"schema": 1}', "results of schema 1; this flowerseg-bench reads schema 4"),
         ("[]", "results of schema None"),
         ("no", "not a readable results.json"),
-        ('{"schema": 3, "rows": 3}', "not what flowerseg-bench writes"),
+        ('{"schema": 4, "rows": 3}', "not what flowerseg-bench writes"),
     ],
 )
 def test_what_is_no_result_of_this_schema_is_refused(
@@ -269,5 +269,5 @@ def test_an_older_schema_is_wrong_usage_before_anything_is_measured(tmp_path: Pa
     result = CliRunner().invoke(cli.bench, arguments)
 
     assert result.exit_code == 2
-    assert "reads schema 3" in " ".join(result.stderr.split())
+    assert "reads schema 4" in " ".join(result.stderr.split())
     assert not (tmp_path / "out").exists()

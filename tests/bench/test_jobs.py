@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import pytest
@@ -49,12 +50,35 @@ def test_every_row_begins_a_round_at_the_same_photo_and_its_first_run_is_not_cou
         return (1.0,)
 
     budget = Budget(for_s=0.0, at_least=2)
-    job = StepJob(step, 40, 1, WarmUpRule(), budget, lambda: 0.0)
+    job = StepJob([step], 40, 1, WarmUpRule(), budget, lambda: 0.0)
 
     turns = [job.take_turn(index, rounds=4) for index in range(4)]
 
     assert seen == [0, 1, 2, 10, 11, 12, 20, 21, 22, 30, 31, 32]
     assert [turn.images for turn in turns] == [2, 2, 2, 2]
+
+
+def test_streams_run_at_once_and_the_round_lasts_until_the_last_ends() -> None:
+    main, both_at_work = threading.get_ident(), threading.Barrier(2)
+    marks = iter([5.0, 12.5])  # read by the thread that waits for the streams
+    seen: list[int] = []
+
+    def step(index: int) -> tuple[float, ...]:
+        seen.append(index)
+        if threading.get_ident() != main:
+            both_at_work.wait(10)
+        return (1.0,)
+
+    def read() -> float:
+        return next(marks) if threading.get_ident() == main else 0.0
+
+    budget = Budget(for_s=0.0, at_least=2)
+    turn = StepJob([step, step], 40, 8, WarmUpRule(), budget, read).take_turn(1, rounds=4)
+
+    assert seen[:2] == [10, 11]  # not counted
+    assert sorted(seen[2:]) == [11, 12, 12, 13]
+    assert turn.images == 4 * 8
+    assert turn.laps == Laps(((1.0,),) * 4, 7.5)
 
 
 def test_throughput_of_the_engine_leaves_out_what_lies_between_its_runs() -> None:

@@ -9,7 +9,7 @@ from flowerseg.preprocess import Preprocess
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.ratios import why_not_comparable
 from flowerseg_bench.results import Results, Scenario
-from flowerseg_bench.rows import null_row, open_rows, wanted_rows
+from flowerseg_bench.rows import Variants, null_row, open_rows, wanted_rows
 from flowerseg_bench.suite import Plan, cells_of, run_suite
 
 
@@ -98,8 +98,55 @@ def test_a_named_runtime_does_not_concern_files_that_it_does_not_open(tiny_onnx:
     assert [item.runtime for item in wanted] == ["openvino", "onnxruntime"]
 
 
+@pytest.mark.parametrize(
+    ("runtime", "device", "options"),
+    [
+        ("openvino", "cpu", {(1, 1, False), (1, 3, False), (2, 1, False), (2, 3, False)}),
+        ("pytorch", "cpu", {(None, 1, False)}),
+        ("pytorch", "cuda", {(None, 1, False), (None, 1, True)}),
+        ("onnxruntime", "cuda", {(None, n, graph) for n in (1, 3) for graph in (False, True)}),
+        ("torch-compile", "cuda", {(None, 1, False)}),
+    ],
+)
+def test_a_runtime_has_rows_for_what_it_can_be_told(
+    runtime: str, device: str, options: set[tuple[int | None, int, bool]]
+) -> None:
+    made = Variants((1, 2), (1, 3), (False, True)).of(runtime, device)
+    assert [(o.threads, o.streams, o.cuda_graph) for o in made] == sorted(
+        options, key=lambda found: (found[0] or 0, *found[1:])
+    )
+
+
+def test_several_streams_are_measured_where_they_mean_something(
+    tiny_onnx: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    plan = Plan(
+        models=(tiny_onnx,),
+        photos=photo_folder,
+        batches=(1, 2),
+        seconds=0.05,
+        runtimes=("onnxruntime",),
+        variants=Variants((1,), (1, 2)),
+        device="cpu",
+        rounds=2,
+    )
+    (tmp_path / "work").mkdir()
+    results = run_suite(plan, tmp_path, tmp_path / "work")
+    one, two, _ = results.rows
+    assert two.name == "tiny.onnx · onnxruntime fp32, 1 thread, 2 streams"
+    assert (one.streams, two.streams) == (1, 2)
+    kinds = {(m.boundary, m.scenario, m.batch) for m in results.measurements if m.row == 1}
+    assert kinds == {
+        (boundary, Scenario.THROUGHPUT, batch)
+        for boundary in (Boundary.TRANSFERS, Boundary.FILE)
+        for batch in (1, 2)
+    }
+
+
 def test_each_number_of_threads_has_a_row_of_its_own(tiny_onnx: Path) -> None:
-    wanted = wanted_rows([tiny_onnx], ["onnxruntime"], threads=(1, 2), allow_unproven=False)
+    wanted = wanted_rows(
+        [tiny_onnx], ["onnxruntime"], variants=Variants((1, 2)), allow_unproven=False
+    )
     rows, _ = open_rows(wanted, "cpu", lambda: 0.0)
 
     assert [(opened.row.name, opened.row.threads) for opened in rows] == [

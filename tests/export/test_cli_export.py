@@ -83,7 +83,7 @@ def test_runtime_that_refuses_the_file_is_told_and_does_not_spoil_the_other_proo
     def refuse(*_: object) -> None:
         raise ArtifactError("OpenVINO refuses it: planted")
 
-    monkeypatch.setattr("flowerseg.backends.openvino_.OpenVinoBackend", refuse)
+    monkeypatch.setattr("flowerseg.backends.openvino_.open_onnx", refuse)
     result = run("--data", painted, "--limit", "2")
     assert result.exit_code == 0, result.output
     assert "NOT proved in openvino, which auto leaves alone" in result.stdout

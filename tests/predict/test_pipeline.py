@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flowerseg.arrays import Foreground, Rgb
-from flowerseg.predict.pipeline import WRITERS, Finished, ForBackend, ForDisk, Pipeline
+from flowerseg.predict.pipeline import WRITERS, BusyTime, Finished, ForBackend, ForDisk, Pipeline
 
 _FRAME = np.zeros((4, 4, 3), np.uint8)
 
@@ -52,7 +52,7 @@ def _results(finished: Iterator[Finished[Any]]) -> list[Any]:
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 1), (3, 2), (64, 4)])
 def test_every_step_comes_to_its_own_result(batch: int, workers: int) -> None:
-    pipeline: Pipeline[Any] = Pipeline(_Backend(), batch, workers)
+    pipeline: Pipeline[Any] = Pipeline([_Backend()], batch, workers)
     results = _results(pipeline.run(partial(_step, number) for number in range(200)))
     assert results == sorted(
         ("inferred", n) if n % 2 else ("written", n) if n % 4 == 0 else ("at once", n)
@@ -62,25 +62,28 @@ def test_every_step_comes_to_its_own_result(batch: int, workers: int) -> None:
 
 def test_no_steps_are_no_results() -> None:
     backend = _Backend()
-    pipeline: Pipeline[Any] = Pipeline(backend, 3, 2)
+    pipeline: Pipeline[Any] = Pipeline([backend], 3, 2)
     assert list(pipeline.run([])) == []
     assert backend.batches == []
 
 
-def test_every_batch_is_full_and_runs_in_the_calling_thread() -> None:
+def test_every_batch_is_full_and_runs_in_the_thread_of_its_stream() -> None:
     backend = _Backend()
-    pipeline: Pipeline[Any] = Pipeline(backend, 4, 2)
+    pipeline: Pipeline[Any] = Pipeline([backend], 4, 2)
     results = _results(pipeline.run(partial(_step, number) for number in range(1, 20, 2)))
     assert results == [("inferred", number) for number in range(1, 20, 2)]
     assert [len(batch) for batch in backend.batches] == [4, 4, 4]
     first, *others = backend.batches[-1]  # two photos, the last of them repeated
     assert others[1:] == others[:1] * 2
     assert first != others[0]
-    assert backend.threads == {threading.get_ident()}
+    assert len(backend.threads) == 1
+    assert backend.threads != {threading.get_ident()}
 
 
-@pytest.mark.parametrize(("batch", "workers"), [(1, 1), (1, 4), (4, 2)])
-def test_what_is_under_way_is_bounded(batch: int, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("streams", "batch", "workers"), [(1, 1, 1), (1, 1, 4), (1, 4, 2), (2, 4, 2), (3, 1, 2)]
+)
+def test_what_is_under_way_is_bounded(streams: int, batch: int, workers: int) -> None:
     begun = finished = most = 0
 
     def steps() -> Iterator[Any]:
@@ -90,11 +93,11 @@ def test_what_is_under_way_is_bounded(batch: int, workers: int) -> None:
             most = max(most, begun - finished)
             yield partial(_step, number)
 
-    pipeline: Pipeline[Any] = Pipeline(_Backend(), batch, workers)
+    pipeline: Pipeline[Any] = Pipeline([_Backend() for _ in range(streams)], batch, workers)
     for _ in pipeline.run(steps()):
         finished += 1
     assert finished == 200
-    assert most == pipeline.most_alive == 2 * batch + 2 * workers + WRITERS
+    assert most == pipeline.most_alive == (streams + 1) * batch + 2 * workers + WRITERS
 
 
 def test_steps_go_on_while_the_backend_runs() -> None:
@@ -111,8 +114,52 @@ def test_steps_go_on_while_the_backend_runs() -> None:
         assert both_begun.wait(10), "the backend ran alone"
         return _answer(frames)
 
-    pipeline: Pipeline[None] = Pipeline(infer, batch=1, workers=1)
+    pipeline: Pipeline[None] = Pipeline([infer], batch=1, workers=1)
     assert len(list(pipeline.run([step, step]))) == 2
+
+
+def test_streams_compute_at_a_time_and_none_computes_two_batches_at_once() -> None:
+    both_at_work = threading.Barrier(2)
+
+    class Stream:
+        def __init__(self) -> None:
+            self.is_at_work = threading.Lock()
+            self.batches = 0
+
+        def __call__(self, frames: Sequence[Rgb]) -> Foreground:
+            assert self.is_at_work.acquire(blocking=False), "two batches in one stream"
+            both_at_work.wait(10)
+            self.batches += 1
+            self.is_at_work.release()
+            return _answer(frames)
+
+    streams = [Stream(), Stream()]
+    pipeline: Pipeline[Any] = Pipeline(streams, 3, 2)
+    results = _results(pipeline.run(partial(_step, number) for number in range(1, 120, 2)))
+    assert results == [("inferred", number) for number in range(1, 120, 2)]
+    assert [stream.batches for stream in streams] == [10, 10]
+
+
+def test_what_a_stream_raises_is_raised_to_the_caller_and_no_thread_is_left() -> None:
+    pipeline: Pipeline[Any] = Pipeline([_answer, _fail], 1, 2)
+    with pytest.raises(ZeroDivisionError):
+        list(pipeline.run(partial(_step, number) for number in range(1, 40, 2)))
+    assert not [thread for thread in threading.enumerate() if "predict" in thread.name]
+
+
+def test_time_of_several_streams_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = _Clock()
+    monkeypatch.setattr("flowerseg.predict.pipeline.time.perf_counter", clock.read)
+    busy = BusyTime()
+    with busy.at_work():
+        clock.now = 1.0
+        with busy.at_work():
+            clock.now = 3.0
+        clock.now = 4.0
+    clock.now = 10.0
+    with busy.at_work():
+        clock.now = 10.5
+    assert busy.seconds == 4.5
 
 
 def test_writing_holds_up_no_computing() -> None:
@@ -128,7 +175,7 @@ def test_writing_holds_up_no_computing() -> None:
             all_computed.set()
         return ForDisk(write)
 
-    pipeline: Pipeline[None] = Pipeline(_answer, batch=1, workers=1)
+    pipeline: Pipeline[None] = Pipeline([_answer], batch=1, workers=1)
     assert len(list(pipeline.run([step] * 4))) == 4
 
 
@@ -142,7 +189,7 @@ def _fail(*_: object) -> Any:
     ids=["step", "then", "write"],
 )
 def test_what_a_step_raises_is_raised_to_the_caller_and_no_thread_is_left(step: Any) -> None:
-    pipeline: Pipeline[Any] = Pipeline(_answer, 2, 2)
+    pipeline: Pipeline[Any] = Pipeline([_answer], 2, 2)
     with pytest.raises(ZeroDivisionError):
         list(pipeline.run([partial(_step, 1), step, partial(_step, 2)]))
     assert not [thread for thread in threading.enumerate() if "predict" in thread.name]
@@ -155,7 +202,7 @@ def test_closing_waits_for_what_has_begun_and_drops_the_rest() -> None:
         begun.append(True)
         return ForDisk(lambda: done.append(True))
 
-    pipeline: Pipeline[None] = Pipeline(_answer, 4, 2)
+    pipeline: Pipeline[None] = Pipeline([_answer], 4, 2)
     run = pipeline.run(step for _ in range(1000))
     next(run)
     run.close()
@@ -185,7 +232,7 @@ def test_time_is_that_of_the_steps_and_a_share_of_the_batch(
         clock.now += 8.0
         return _answer(frames)
 
-    pipeline: Pipeline[str] = Pipeline(infer, batch=1, workers=1)
+    pipeline: Pipeline[str] = Pipeline([infer], batch=1, workers=1)
     assert list(pipeline.run([step])) == [Finished("done", 1.0 + 8.0 + 2.0 + 0.25)]
     assert (pipeline.wall_s, pipeline.backend_s) == (11.25, 8.0)
     assert pipeline.waited_share == pytest.approx(3.25 / 11.25)

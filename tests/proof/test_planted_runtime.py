@@ -17,7 +17,8 @@ from torch import nn
 from flowerseg import segmenter
 from flowerseg.arrays import Foreground, Images, Rgb
 from flowerseg.artifact import Artifact, as_parent, publish, rewrite_manifest
-from flowerseg.backends.ort import OrtCpuBackend
+from flowerseg.backends import SessionOptions
+from flowerseg.backends.ort import OrtCpuBackend, open_onnx
 from flowerseg.backends.pytorch import PyTorchBackend
 from flowerseg.checkpoint import save_checkpoint
 from flowerseg.data import PhotoSet
@@ -60,7 +61,9 @@ class _Runtime(OrtCpuBackend):
         deliver: Deliver = lambda _, foreground, __: foreground,
         prepare: Callable[[Images], Images] = lambda images: images,
     ) -> None:
-        super().__init__(artifact)
+        (opened,) = open_onnx(artifact, "cpu", SessionOptions())
+        assert isinstance(opened, OrtCpuBackend)
+        super().__init__(opened._session, opened.info)
         self._deliver, self._prepare = deliver, prepare
         self._memory: Memory = {}
 
@@ -207,7 +210,7 @@ def test_fault_in_what_is_delivered_is_found(
     found_at: FoundAt,
     deliver: Deliver,
 ) -> None:
-    monkeypatch.setattr(segmenter, "open_backend", lambda file, *_: _Runtime(file, deliver))
+    monkeypatch.setattr(segmenter, "open_backends", lambda file, *_: (_Runtime(file, deliver),))
     evidence = prove(fp32_onnx, reference, val_photos, device="cpu")
     assert found_at(evidence) == _visible(deliver.__name__)
 
@@ -219,7 +222,7 @@ def test_batch_of_eight_that_is_wrong_is_found_at_eight_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wrong = last_of_eight_spoilt
-    monkeypatch.setattr(segmenter, "open_backend", lambda file, *_: _Runtime(file, wrong))
+    monkeypatch.setattr(segmenter, "open_backends", lambda file, *_: (_Runtime(file, wrong),))
     proof = prove(fp32_onnx, reference, val_photos, device="cpu").proof
     agreements = {found.batch: found.agreement_iou for found in proof.agreement_by_batch}
     assert agreements[1] == agreements[3] == 1.0
@@ -295,7 +298,7 @@ def test_fault_in_preparing_photos_is_found(
         return np.stack([others[image.tobytes()] for image in images])
 
     monkeypatch.setattr(
-        segmenter, "open_backend", lambda file, *_: _Runtime(file, prepare=prepared)
+        segmenter, "open_backends", lambda file, *_: (_Runtime(file, prepare=prepared),)
     )
     evidence = prove(fp32_onnx, reference, val_photos, device="cpu")
     assert found_at(evidence) == _visible(prepare.__name__)
@@ -351,7 +354,7 @@ def test_fault_in_the_networks_form_is_found(
 ) -> None:
     backend = PyTorchBackend(copy.deepcopy(small_network), (64, 64), "cpu")
     spoil(backend._module)
-    monkeypatch.setattr(segmenter, "open_backend", lambda *_: backend)
+    monkeypatch.setattr(segmenter, "open_backends", lambda *_: (backend,))
     evidence = prove(fp32_onnx, reference, val_photos, device="cpu")
     assert found_at(evidence) == _visible(spoil.__name__)
 
@@ -404,7 +407,7 @@ def test_checkpoint_that_sees_no_flower_proves_nothing(
     manifest = dataclasses.replace(fp32_onnx.manifest, parents=(as_parent(parent),))
     content = fp32_onnx.path.read_bytes()
     artifact = publish(tmp_path / "blind.onnx", manifest, lambda file: file.write_bytes(content))
-    monkeypatch.setattr(segmenter, "open_backend", lambda file, *_: _Runtime(file, nothing))
+    monkeypatch.setattr(segmenter, "open_backends", lambda file, *_: (_Runtime(file, nothing),))
 
     proof = prove(artifact, parent, val_photos, device="cpu").proof
 

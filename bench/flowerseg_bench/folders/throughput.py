@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 from flowerseg.arrays import Images, size_of
-from flowerseg.backends import run
+from flowerseg.backends import SessionOptions, run
 from flowerseg.backends.device import allowed_cores
 from flowerseg.files import sha256_of
 from flowerseg.images import encode_mask, read_rgb, use_one_thread_per_call
@@ -100,7 +100,9 @@ def _measured(
 ) -> Speed:
     settings = PredictSettings()
     # As flowerseg-predict opens it, for the engine alone too.
-    with Segmenter.open(model, device="cpu", runtime=runtime, shares_cores=True) as segmenter:
+    with Segmenter.open(
+        model, device="cpu", runtime=runtime, options=SessionOptions(shares_cores=True)
+    ) as segmenter:
         batch = batch_size(settings, segmenter.info.batch)
         batches = batches_of(frames_from_files(files, segmenter.preprocess), batch)
         measured = tuple(

@@ -10,7 +10,7 @@ from typing import Any
 
 from flowerseg.arrays import Mask
 from flowerseg.artifact import Artifact, open_artifact
-from flowerseg.backends import fastest_proved, runtimes_here
+from flowerseg.backends import SessionOptions, fastest_proved, runtimes_here
 from flowerseg.checkpoint import load_checkpoint
 from flowerseg.errors import ArtifactError
 from flowerseg.images import read_mask_colours
@@ -117,7 +117,12 @@ def _ways(checkpoint: Artifact, models: Sequence[Artifact], stack: ExitStack) ->
         for runtime in runtimes_here(model.manifest, "cpu"):
             if model.manifest.is_proved_in(runtime):
                 segmenter = stack.enter_context(
-                    Segmenter.open(model.path, device="cpu", runtime=runtime, shares_cores=True)
+                    Segmenter.open(
+                        model.path,
+                        device="cpu",
+                        runtime=runtime,
+                        options=SessionOptions(shares_cores=True),
+                    )
                 )
                 yield Way(
                     f"flowerseg-predict, {model.path.name} in {runtime}",

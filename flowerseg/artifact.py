@@ -35,7 +35,7 @@ class Kind(StrEnum):
 
 RUNTIMES: dict[Kind, tuple[str, ...]] = {
     Kind.CHECKPOINT: ("pytorch", "pytorch-fp16", "torch-compile"),
-    Kind.ONNX: ("onnxruntime", "openvino"),
+    Kind.ONNX: ("onnxruntime", "openvino", "openvino-bf16"),
     Kind.TENSORRT: ("tensorrt",),
     Kind.TENSORRT_RTX: ("tensorrt-rtx",),
     Kind.PT2: ("aotinductor",),
@@ -48,8 +48,18 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     TF32 = "tf32"  # FP32 in memory, ten bits of mantissa in TensorRT's matrix units
+    BF16 = "bf16"  # FP32 in memory, seven bits of mantissa where matrices are multiplied
     FP16 = "fp16"
     INT8 = "int8"
+
+
+COMPUTED_IN = {"openvino-bf16": Precision.BF16, "pytorch-fp16": Precision.FP16}
+"""Runtimes that compute in a precision of their own, whatever the file is stored in."""
+
+
+def computed_in(runtime: str, stored: Precision) -> Precision:
+    """The precision that a runtime computes a file in."""
+    return COMPUTED_IN.get(runtime, stored)
 
 
 class Hardware(StrEnum):

@@ -4,11 +4,13 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from flowerseg.errors import NameTooLong, OutputError
 
@@ -74,9 +76,20 @@ def require_writable(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` is never seen half-written. Raises as `replacing` does."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    """Write `content` so that `path` is never seen half-written. Raises as `replacing` does.
+
+    It does what `replacing` does in a third of the system calls, for those who write thousands.
+    """
+    with explained(path):
+        handle, temporary = _created(path.parent)
+        try:
+            with open(handle, "wb", buffering=0) as file:  # noqa: PTH123  # a handle has no path
+                _write_all(file, content)
+                os.fsync(handle)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_text(path: Path, content: str) -> None:
@@ -142,6 +155,24 @@ def _temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _created(folder: Path) -> tuple[int, Path]:
+    """A new file in a folder, open to be written, and as public as any other file."""
+    while True:
+        temporary = folder / f"{_PREFIX}{secrets.token_hex(4)}"
+        try:
+            return os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), temporary
+        except FileExistsError:
+            continue  # the name is taken: another one
+        except FileNotFoundError:
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write_all(file: BinaryIO, content: bytes) -> None:
+    left = memoryview(content)
+    while left:  # the system may take a part
+        left = left[file.write(left) :]
 
 
 def _append(path: Path, content: bytes) -> None:

@@ -96,8 +96,16 @@ def write_mask(path: Path, mask: Mask) -> None:
 
 def encode_mask(mask: Mask) -> bytes:
     """Bytes of a mask as PNG of 0 and 255, one bit a pixel."""
-    pixels = np.where(mask, np.uint8(255), np.uint8(0))
-    return _encode(".png", pixels, [cv2.IMWRITE_PNG_BILEVEL, 1])
+    # Of all of zlib's strategies run lengths pack the even areas of a mask fastest, and no larger
+    # than OpenCV's default does.
+    how = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    return _encode(".png", mask.view(np.uint8) * np.uint8(255), how)
+
+
+def bounding_box(mask: Mask) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom of the flower, the last two beyond it; None: there is none."""
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return (left, top, left + width, top + height) if width else None
 
 
 def write_png(path: Path, pixels: Rgb | Labels) -> None:

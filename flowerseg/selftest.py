@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowerseg.arrays import Foreground
-from flowerseg.artifact import Artifact, Precision, SelfTest
+from flowerseg.artifact import Artifact, Precision, SelfTest, computed_in
 from flowerseg.backends.base import Backend, run
 from flowerseg.errors import ArtifactError
 from flowerseg.images import decode_rgb, encode_png
@@ -39,6 +39,7 @@ class Difference:
 TOLERANCES: dict[Precision, Difference] = {
     Precision.FP32: Difference(2.5, 48),
     Precision.TF32: Difference(3.0, 56),
+    Precision.BF16: Difference(3.0, 56),
     Precision.FP16: Difference(3.0, 56),
     # Pixels along outlines may change sides, so of INT8 only the mean tells; it does not tell
     # torch's antialiased bilinear.
@@ -60,7 +61,7 @@ def require_same_map(artifact: Artifact, backend: Backend) -> None:
         foreground_here(manifest.selftest, manifest.preprocess, backend),
         stored_foreground(manifest.selftest),
     )
-    allowed = TOLERANCES[manifest.precision]
+    allowed = TOLERANCES[computed_in(backend.info.runtime, manifest.precision)]
     if found.exceeds(allowed):
         info = backend.info
         raise ArtifactError(

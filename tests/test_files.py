@@ -2,13 +2,16 @@
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -54,6 +57,68 @@ def test_result_is_as_public_as_any_file(tmp_path: Path) -> None:
     write_bytes(tmp_path / "written", b"")
     modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "written")}
     assert modes["written"] == modes["plain"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+def test_written_file_obeys_the_umask_of_the_process(tmp_path: Path, umask: int, mode: int) -> None:
+    code = (
+        f"import os; os.umask({umask}); from pathlib import Path; "
+        "from flowerseg.files import write_bytes; write_bytes(Path('a'), b'a')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+def test_what_the_system_takes_in_parts_is_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = io.FileIO.write
+
+    class Sparing(io.FileIO):
+        def write(self, content: Any) -> int:
+            return write(self, memoryview(content)[:7])
+
+    monkeypatch.setattr("builtins.open", lambda handle, mode, **_: Sparing(handle, mode))
+    content = bytes(range(100))
+    write_bytes(tmp_path / "a", content)
+    monkeypatch.undo()
+    assert (tmp_path / "a").read_bytes() == content
+
+
+def test_threads_that_write_one_name_leave_one_whole_content(tmp_path: Path) -> None:
+    path = tmp_path / "new/a"
+    contents = [bytes([value]) * 50_000 for value in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(write_bytes, path, content) for content in contents * 5]:
+            done.result()
+    assert path.read_bytes() in contents
+    assert _names(path.parent) == ["a"]
+
+
+def test_name_that_is_taken_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = tmp_path / ".tmp-00000000"
+    taken.write_bytes(b"another's")
+    names = iter(["00000000", "11111111"])
+    monkeypatch.setattr("flowerseg.files.secrets.token_hex", lambda _: next(names))
+    write_bytes(tmp_path / "a", b"mine")
+    assert (tmp_path / "a").read_bytes() == b"mine"
+    assert taken.read_bytes() == b"another's"
+
+
+def test_writing_that_fails_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert _names(tmp_path) == ["a"]
 
 
 def test_hash_is_that_of_hashlib_beyond_one_chunk(tmp_path: Path) -> None:

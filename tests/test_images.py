@@ -17,6 +17,7 @@ from flowerseg import images
 from flowerseg.arrays import Labels, Rgb, SizeHW
 from flowerseg.errors import ImageError
 from flowerseg.images import (
+    bounding_box,
     decode_rgb,
     encode_jpeg,
     read_mask_colours,
@@ -454,3 +455,21 @@ def test_nearest_takes_the_pixel_under_the_centre(size_hw: SizeHW) -> None:
 def test_photo_of_the_right_size_is_left_as_it_is() -> None:
     rgb = _noise((32, 48))
     np.testing.assert_array_equal(resize_area(rgb, (32, 48)), rgb)
+
+
+@pytest.mark.parametrize(
+    ("rows", "box"),
+    [
+        ([(0, 0)], (0, 0, 1, 1)),
+        ([(2, 3), (4, 1)], (1, 2, 4, 5)),
+        ([(5, 6)], (6, 5, 7, 6)),
+        ([], None),
+    ],
+)
+def test_box_of_a_mask_holds_all_of_its_flower(
+    rows: list[tuple[int, int]], box: tuple[int, int, int, int] | None
+) -> None:
+    mask = np.zeros((6, 7), np.bool_)
+    for place in rows:
+        mask[place] = True
+    assert bounding_box(mask) == box

@@ -15,7 +15,12 @@ SIDE = {"cpu": 1536, "cuda": 8192}
 
 COPIED_BYTES = 256 * 2**20  # more than the caches of what flowerseg runs on
 
-TYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
+TYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 """What a row computes in, as far as matrices of it are measured."""
 
 
@@ -31,11 +36,12 @@ def limits_of(rows: Sequence[Row], budget: Budget, clock: Clock) -> tuple[Limit,
 def matrix_type(row: Row) -> str | None:
     """Whose matrix rate is a row's limit; None for INT8, which no rate of floats limits.
 
-    On the CPU it is always FP32: there ONNX Runtime and OpenVINO run FP16 nodes in FP32.
+    On the CPU FP16 is FP32: there ONNX Runtime and OpenVINO run FP16 nodes in FP32.
     """
     if row.is_null or row.precision not in TYPES:
         return None
-    return row.precision if row.device.startswith("cuda") else "fp32"
+    is_widened = row.precision == "fp16" and not row.device.startswith("cuda")
+    return "fp32" if is_widened else row.precision
 
 
 def with_shares(

@@ -33,11 +33,11 @@ __all__ = [
 ]
 
 
-THREADED = ("onnxruntime", "openvino")
+THREADED = ("onnxruntime", "openvino", "openvino-bf16")
 """Runtimes that can be told how many threads to compute with, on the CPU."""
 
 STREAMED = {
-    "cpu": ("onnxruntime", "openvino"),
+    "cpu": ("onnxruntime", "openvino", "openvino-bf16"),
     "cuda": ("pytorch-fp16", "aotinductor", "onnxruntime", "tensorrt", "tensorrt-rtx"),
 }
 """Runtimes that compute several batches at a time, by kind of device. PyTorch in FP32 does not:
@@ -53,14 +53,18 @@ def runtimes_here(manifest: Manifest, device: str = "auto") -> list[str]:
     Of a checkpoint it is PyTorch alone: who wants it compiled or in half says so by name. Of an
     ONNX file on the CPU OpenVINO comes first, as in the results of `flowerseg_bench.peers`. Another
     processor may order them otherwise, which `flowerseg-bench` finds out: see `flowerseg.tuned`.
+    OpenVINO in bfloat16 is among them where the file was proved in it: nobody gets fewer bits than
+    the file has without having asked for it.
     """
     if manifest.kind is not Kind.ONNX:
         return [RUNTIMES[manifest.kind][0]]
-    from flowerseg.backends.device import resolve_device
+    from flowerseg.backends.device import computes_bf16, resolve_device
 
     if resolve_device(device) != "cpu":
         return ["onnxruntime"]  # OpenVINO runs on the CPU here
-    return [runtime for runtime in ("openvino", "onnxruntime") if find_spec(runtime)]
+    here = [runtime for runtime in ("openvino", "onnxruntime") if find_spec(runtime)]
+    has_bf16 = "openvino" in here and manifest.is_proved_in("openvino-bf16")
+    return ["openvino-bf16", *here] if has_bf16 and computes_bf16("cpu") else here
 
 
 def fastest_proved(manifest: Manifest, device: str = "auto") -> str:
@@ -145,12 +149,12 @@ def open_backends(
             from flowerseg.backends import ort
 
             return ort.open_onnx(artifact, device, options)
-        case "openvino":
+        case "openvino" | "openvino-bf16":
             from flowerseg.backends import openvino_
 
             if device not in ("auto", "cpu"):
                 raise BackendUnavailable(f"OpenVINO runs on the CPU here, not on {device}.")
-            return openvino_.open_onnx(artifact, options)
+            return openvino_.open_onnx(artifact, options, chosen)
         case "aotinductor":
             from flowerseg.backends.pt2 import open_package
 
@@ -190,6 +194,6 @@ def kind_of_device(manifest: Manifest, runtime: str, device: str) -> str:
 
     made_for = manifest.built_for.compute_capability if manifest.built_for else ""
     is_for_cpu = manifest.kind is Kind.PT2 and not made_for
-    if runtime == "openvino" or (device == "auto" and is_for_cpu):
+    if runtime.startswith("openvino") or (device == "auto" and is_for_cpu):
         return "cpu"
     return resolve_device(device).partition(":")[0]

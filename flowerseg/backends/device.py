@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from flowerseg.artifact import Manifest
+from flowerseg.artifact import Manifest, computed_in
 from flowerseg.backends.base import BackendInfo
 from flowerseg.errors import BackendUnavailable
 
@@ -65,7 +65,7 @@ def info_of(manifest: Manifest, runtime: str, version: str, device: str) -> Back
         version=version,
         device=device,
         device_name=device_name(device),
-        precision=manifest.precision,
+        precision=computed_in(runtime, manifest.precision),
         size_hw=manifest.preprocess.size_hw,
         batch=manifest.batch,
     )

@@ -1,46 +1,67 @@
 """OpenVINO on the CPU: the fastest way here to run an ONNX file without a GPU."""
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from flowerseg.arrays import Foreground, Images
-from flowerseg.artifact import Artifact
+from flowerseg.artifact import Artifact, Precision
 from flowerseg.backends.base import BackendInfo, SessionOptions
-from flowerseg.backends.device import info_of
+from flowerseg.backends.device import computes_bf16, device_name, info_of
 from flowerseg.errors import ArtifactError, BackendUnavailable
 
 PIP_LINE = 'pip install "flowerseg[openvino]"'
 
 
-def open_onnx(artifact: Artifact, options: SessionOptions) -> "tuple[OpenVinoBackend, ...]":
-    """Compile an ONNX file for the CPU, to compute in the file's own precision.
+Runtime: TypeAlias = Literal["openvino", "openvino-bf16"]
+
+
+def open_onnx(
+    artifact: Artifact, options: SessionOptions, runtime: Runtime = "openvino"
+) -> "tuple[OpenVinoBackend, ...]":
+    """Compile an ONNX file for the CPU, to compute in the file's own precision or in bfloat16.
 
     Raises:
-        BackendUnavailable: OpenVINO is not installed.
+        BackendUnavailable: OpenVINO is not installed, or there is no bfloat16 for this file here.
         ArtifactError: it refuses the file.
     """
+    if runtime == "openvino-bf16":
+        _require_bf16(artifact)
     try:
         import openvino
     except ImportError as error:
         raise BackendUnavailable(f"OpenVINO is not installed: {PIP_LINE}") from error
     try:
-        compiled = openvino.Core().compile_model(str(artifact.path), "CPU", _settings(options))
+        compiled = openvino.Core().compile_model(
+            str(artifact.path), "CPU", _settings(options, runtime)
+        )
     except RuntimeError as error:
         raise ArtifactError(f"{artifact.path}: OpenVINO refuses it: {error}") from error
-    info = info_of(
-        artifact.manifest, "openvino", openvino.__version__.partition("-")[0], device="cpu"
-    )
+    info = info_of(artifact.manifest, runtime, openvino.__version__.partition("-")[0], device="cpu")
     return tuple(
         OpenVinoBackend(compiled.create_infer_request(), openvino.Tensor, info)
         for _ in range(options.streams)
     )
 
 
-def _settings(options: SessionOptions) -> dict[str, str]:
+def _require_bf16(artifact: Artifact) -> None:
+    if artifact.manifest.precision is not Precision.FP32:
+        raise BackendUnavailable(
+            f"{artifact.path}: openvino-bf16 is for FP32 files, and this one is "
+            f"{artifact.manifest.precision}: use --runtime openvino."
+        )
+    if not computes_bf16("cpu"):
+        raise BackendUnavailable(
+            f"{artifact.path}: this processor ({device_name('cpu')}) computes no bfloat16: use "
+            "--runtime openvino."
+        )
+
+
+def _settings(options: SessionOptions, runtime: Runtime) -> dict[str, str]:
     # On processors with bfloat16 OpenVINO would compute FP32 models in it, unasked: eight bits of
     # mantissa instead of 24.
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    precision = "bf16" if runtime == "openvino-bf16" else "f32"
+    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if options.streams > 1:
         settings["NUM_STREAMS"] = str(options.streams)
     if options.threads is not None:

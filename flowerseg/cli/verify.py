@@ -112,13 +112,13 @@ def _is_reference_itself(artifact: "Artifact", source: "Artifact", proof: "Proof
 
 def _limits(artifact: "Artifact", asked: Mapping[str, Any]) -> "Limits":
     """The limits of the precision that is computed in, but for what was asked for."""
-    from flowerseg.artifact import Precision
+    from flowerseg.artifact import computed_in
     from flowerseg.proof import LIMITS
     from flowerseg.proof.command import LIMIT_FIELDS
 
     given = {field: asked[name] for name, field in LIMIT_FIELDS.items() if asked[name] is not None}
-    half = Precision.FP16 if asked["runtime"] == "pytorch-fp16" else None
-    return dataclasses.replace(LIMITS[half or artifact.manifest.precision], **given)
+    precision = computed_in(asked["runtime"], artifact.manifest.precision)
+    return dataclasses.replace(LIMITS[precision], **given)
 
 
 def _as_proved(artifact: "Artifact", proof: "Proof") -> "Artifact":

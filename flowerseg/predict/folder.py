@@ -297,7 +297,7 @@ class _Run:
         if self._photos == photos:
             return
         done = f"{self._photos} of {photos} photos are done"
-        if self._is_over() and self._first_bad:
+        if self._settings.fail_fast and self._first_bad:
             raise ImageError(f"{self._first_bad.error} Stopped there, as asked; {done}.")
         raise Stopped(f"{self._job.out}: stopped; {done}. Run the same again to go on.")
 

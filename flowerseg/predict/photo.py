@@ -15,7 +15,7 @@ import numpy as np
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.errors import ImageError, NameTooLong
 from flowerseg.files import explained, sha256_of, write_bytes
-from flowerseg.images import decode_rgb, encode_mask, encode_png, photo_bytes
+from flowerseg.images import bounding_box, decode_rgb, encode_mask, encode_png, photo_bytes
 from flowerseg.isolate import Decode
 from flowerseg.masks import cutout, foreground_at, overlay
 from flowerseg.predict.journal import Entry
@@ -166,7 +166,7 @@ def _encoded(
     except ImageError as error:
         return Made(photo, sha256, _bad(photo, str(error)))
     share = float(np.count_nonzero(mask) / mask.size)
-    result = PhotoResult(utf8(photo.as_posix()), size_hw, share, _box(mask))
+    result = PhotoResult(utf8(photo.as_posix()), size_hw, share, bounding_box(mask))
     return Made(photo, sha256, result, files)
 
 
@@ -228,11 +228,3 @@ def _remove(job: Job, photo: Path, kinds: Iterable[Save]) -> None:
         # What has a name too long, or a file for a folder, was never there.
         with suppress(NameTooLong, NotADirectoryError), explained(path):
             path.unlink(missing_ok=True)
-
-
-def _box(mask: Mask) -> tuple[int, int, int, int] | None:
-    rows = np.flatnonzero(mask.any(axis=1))
-    columns = np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

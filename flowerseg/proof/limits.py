@@ -11,6 +11,11 @@ from flowerseg.artifact import Limits, Precision
 #   FP16    0.9996      0.14 %                 0.012           0.0009           0.0001
 #   INT8    0.9874      3.1 %                  0.72            0.034            0.0018
 #
+# BF16 (OpenVINO, FP32 files) of the shipped MobileNetV3 and of a ResNet-101 trained at 224 x 224,
+# on photos of Oxford 17, gave at worst 0.9992, 0.24 %, 0.086, 0.0052 and 0.0001. It moves what is
+# undecided as far as some faults of a file do; so it is proved only for a file that was proved in
+# its own precision, where those faults show.
+#
 # INT8 of a ResNet-101 that was trained for 8 epochs, whose IoU is 0.71, agrees at 0.968 and loses
 # 0.008 of IoU: it is refused.
 #
@@ -29,6 +34,7 @@ from flowerseg.artifact import Limits, Precision
 LIMITS: dict[Precision, Limits] = {
     Precision.FP32: Limits(0.9995, 0.001, 0.005, 0.05, 0.0004),
     Precision.TF32: Limits(0.998, 0.002, 0.01, 0.25, 0.0025),  # FP16's bits
+    Precision.BF16: Limits(0.998, 0.002, 0.01, 0.25, 0.01),
     Precision.FP16: Limits(0.998, 0.002, 0.01, 0.25, 0.0025),
     Precision.INT8: Limits(0.98, 0.01, 0.05, 1.0, 1.0),
 }

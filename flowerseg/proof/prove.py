@@ -8,6 +8,7 @@ from typing import Any
 
 from flowerseg.arrays import Mask, size_of
 from flowerseg.artifact import (
+    COMPUTED_IN,
     RUNTIMES,
     Artifact,
     Batch,
@@ -111,12 +112,14 @@ def prove(
             same device: the reference is not run again.
 
     Raises:
-        ArtifactError: the file was made from another checkpoint, or cannot be opened.
+        ArtifactError: the file was made from another checkpoint, or cannot be opened; or the
+            runtime computes with fewer bits than the file has, and it is not proved with its own.
         BackendUnavailable: the runtime or the device is not here.
     """
     refuse_stranger(artifact, reference)
     manifest = artifact.manifest
     opener = RUNTIMES[manifest.kind][0] if runtime == "auto" else runtime
+    _refuse_fewer_bits_first(artifact, opener)
     with Segmenter.open(
         artifact.path, device=device, runtime=opener, allow_unproven=True, is_tested=False
     ) as model:
@@ -147,6 +150,20 @@ def prove(
         emulated_agreement_iou=_lowest(emulated.parity if emulated else None),
     )
     return Evidence(proof, parity, expected, emulated)
+
+
+def _refuse_fewer_bits_first(artifact: Artifact, runtime: str) -> None:
+    """Rounding to few bits hides faults of a file that show in its own precision."""
+    manifest = artifact.manifest
+    if manifest.kind is not Kind.ONNX or runtime not in COMPUTED_IN:
+        return
+    exact = [each for each in RUNTIMES[manifest.kind] if each not in COMPUTED_IN]
+    if not any(manifest.is_proved_in(each) for each in exact):
+        raise ArtifactError(
+            f"{artifact.path}: {runtime} computes in {COMPUTED_IN[runtime]}, whose rounding hides "
+            f"faults of the file. Prove it first in {' or '.join(exact)}: the same command with "
+            f"--runtime {exact[0]}."
+        )
 
 
 def _expected(

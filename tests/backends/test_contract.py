@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,28 @@ import pytest
 import torch
 
 from flowerseg.arrays import Foreground, Images
-from flowerseg.artifact import Artifact, Batch, Kind, Manifest, Precision
+from flowerseg.artifact import (
+    Artifact,
+    Batch,
+    Kind,
+    Limits,
+    Manifest,
+    Precision,
+    Proof,
+)
 from flowerseg.backends import (
     Backend,
     SessionOptions,
+    fastest_proved,
     for_folders,
     open_backend,
     open_backends,
+    openvino_,
     ort,
     run,
+    runtimes_here,
 )
+from flowerseg.backends.device import computes_bf16
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import ArtifactError, BackendUnavailable
 from flowerseg.preprocess import Preprocess
@@ -357,6 +370,49 @@ def test_folders_on_a_gpu_overlap_where_the_runtime_can(
     manifest = Manifest(Kind(kind), "deeplabv3_resnet101", Precision.FP32, Preprocess())
     options = for_folders(manifest, runtime, "auto")
     assert (options.streams, options.cuda_graph) == (streams, cuda_graph)
+
+
+def _proved_in(artifact: Artifact, *runtimes: str) -> Artifact:
+    limits = Limits(0.0, 1.0, 1.0, 1.0, 1.0)
+    proofs = tuple(Proof("proved", "here", runtime=runtime, limits=limits) for runtime in runtimes)
+    return replace(artifact, manifest=replace(artifact.manifest, further_proofs=proofs))
+
+
+def test_nobody_gets_fewer_bits_without_having_had_them_proved(
+    fp32_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact, coarse = _proved_in(fp32_onnx, "openvino"), _proved_in(fp32_onnx, "openvino-bf16")
+    monkeypatch.setattr("flowerseg.backends.device.computes_bf16", lambda _: True)
+    assert runtimes_here(exact.manifest, "cpu") == ["openvino", "onnxruntime"]
+    assert fastest_proved(exact.manifest, "cpu") == "openvino"
+    assert fastest_proved(coarse.manifest, "cpu") == "openvino-bf16"
+    monkeypatch.setattr("flowerseg.backends.device.computes_bf16", lambda _: False)
+    assert runtimes_here(coarse.manifest, "cpu") == ["openvino", "onnxruntime"]
+
+
+def test_bfloat16_is_refused_where_the_processor_does_not_compute_it(
+    fp32_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_, "computes_bf16", lambda _: False)
+    with pytest.raises(BackendUnavailable, match=r"no bfloat16: use --runtime openvino"):
+        open_backend(fp32_onnx, "cpu", "openvino-bf16")
+
+
+def test_bfloat16_is_for_fp32_files(fp32_onnx: Artifact) -> None:
+    manifest = replace(fp32_onnx.manifest, precision=Precision.FP16)
+    with pytest.raises(BackendUnavailable, match="is for FP32 files, and this one is fp16"):
+        open_backend(replace(fp32_onnx, manifest=manifest), "cpu", "openvino-bf16")
+
+
+@pytest.mark.skipif(not computes_bf16("cpu"), reason="this processor computes no bfloat16")
+def test_bfloat16_is_computed_and_said(
+    fp32_onnx: Artifact, frames: Images, expected: Foreground
+) -> None:
+    with closing(open_backend(fp32_onnx, "cpu", "openvino-bf16")) as opened:
+        compiled = opened._request.get_compiled_model()  # type: ignore[attr-defined]  # OpenVINO's
+        assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
+        assert (opened.info.runtime, opened.info.precision) == ("openvino-bf16", "bf16")
+        assert _levels_apart(run(opened, frames[:4]), expected[:4]) <= 24
 
 
 def test_openvino_computes_fp32_models_in_fp32(fp32_onnx: Artifact) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from flowerseg.arrays import Rgb
-from flowerseg.artifact import Artifact
+from flowerseg.artifact import Artifact, Precision
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import ArtifactError
 from flowerseg.images import read_mask_colours, read_rgb, use_one_thread_per_call
@@ -38,12 +38,19 @@ SIZE_HW = (32, 32)
 SETUP = Setup(Path("a.pt"), (Path("a.onnx"),), Path("flowers"))
 
 
-def result(name: str, sha256: str, rounds_s: Sequence[float], *, is_ours: bool = False) -> Result:
+def result(
+    name: str,
+    sha256: str,
+    rounds_s: Sequence[float],
+    *,
+    is_ours: bool = False,
+    precision: Precision = Precision.FP32,
+) -> Result:
     """Ten photos in each round."""
     turns = [Turn(Laps((), wall_s), 10) for wall_s in rounds_s]
     cell = Cell(Boundary.FILE, Scenario.THROUGHPUT, 1)
     measurement = measurement_of(cell, 0, WarmUp(1, 1.0, None), turns)
-    way = Way(name, "file", sha256, is_ours, lambda folder, out: None, is_auto=is_ours)
+    way = Way(name, "file", sha256, precision, is_ours, lambda folder, out: None, is_auto=is_ours)
     return Result(way, measurement, (), flower_iou=0.98, agreement_iou=1.0)
 
 
@@ -89,6 +96,14 @@ def test_a_runtime_that_auto_should_have_taken_is_named() -> None:
 
     assert overtaken([*RESULTS, other]) == ["predict, a in the other runtime"]
     assert overtaken([*RESULTS, slower_once]) == []
+
+
+def test_a_peer_computes_in_the_same_precision() -> None:
+    bf16 = result("OpenVINO in bfloat16, a", "a", [0.1, 0.1], precision=Precision.BF16)
+    ours = result("predict, a", "a", [0.2, 0.2], is_ours=True, precision=Precision.BF16)
+    results = [*RESULTS, bf16, ours]
+    assert best_peer(results, RESULTS[4]) is RESULTS[2]
+    assert best_peer(results, ours) is bf16
 
 
 def green(frame: Rgb) -> loops.Map:

@@ -375,6 +375,20 @@ def test_run_that_is_told_to_stop_finishes_what_is_under_way(tmp_path: Path) -> 
     assert set(_files(tmp_path / "out")) == {f"masks/{r.path}.png" for r in seen.results}
 
 
+def test_stop_behind_a_bad_photo_is_a_stop_and_not_that_photos_error(tmp_path: Path) -> None:
+    _noise(tmp_path / "photos", 60)
+    (tmp_path / "photos/00.jpg").write_text("no photo")
+    stop = threading.Event()
+
+    def after_the_bad_one() -> None:
+        if not all(result.ok for result in seen.results):
+            stop.set()
+
+    seen = _Seen(after_the_bad_one)
+    with pytest.raises(Stopped, match=r"of 61 photos are done\. Run the same"):
+        segment_folder(tmp_path / "photos", _segmenter(), tmp_path / "out", None, seen, stop)
+
+
 def test_stop_that_comes_after_the_last_photo_has_begun_changes_nothing(tmp_path: Path) -> None:
     _noise(tmp_path / "photos", 3)
     stop = threading.Event()

@@ -160,6 +160,15 @@ def test_reference_that_is_no_checkpoint_is_refused(
         prove(fp32_onnx, fp32_onnx, val_photos, device="cpu")
 
 
+def test_fewer_bits_are_proved_only_after_the_files_own(
+    fp32_onnx: Artifact, reference: Artifact, val_photos: PhotoSet
+) -> None:
+    unproved = dataclasses.replace(fp32_onnx.manifest, proof=None, further_proofs=())
+    artifact = dataclasses.replace(fp32_onnx, manifest=unproved)
+    with pytest.raises(ArtifactError, match=r"computes in bf16, .* --runtime onnxruntime"):
+        prove(artifact, reference, val_photos, device="cpu", runtime="openvino-bf16")
+
+
 def test_file_with_one_changed_byte_is_refused(
     fp32_onnx: Artifact,
     reference: Artifact,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowerseg.arrays import Mask
-from flowerseg.artifact import Artifact, open_artifact
+from flowerseg.artifact import Artifact, Precision, computed_in, open_artifact
 from flowerseg.backends import SessionOptions, fastest_proved, runtimes_here
 from flowerseg.checkpoint import load_checkpoint
 from flowerseg.errors import ArtifactError
@@ -54,6 +54,7 @@ class Way:
     name: str
     file: str  # the model
     sha256: str
+    precision: Precision  # that it computes in
     is_ours: bool
     segment: SegmentFolder
     is_auto: bool = False  # the runtime that flowerseg-predict takes unasked
@@ -100,11 +101,18 @@ def _ways(checkpoint: Artifact, models: Sequence[Artifact], stack: ExitStack) ->
     """The notebook's way first, then the other peers, then ours."""
     size_hw = checkpoint.manifest.preprocess.size_hw
 
-    def peer(name: str, artifact: Artifact, engine: loops.Engine) -> Way:
+    def peer(
+        name: str, artifact: Artifact, engine: loops.Engine, computed: Precision | None = None
+    ) -> Way:
         segment = partial(loops.segment_in_turn, engine, size_hw)
         manifest = artifact.manifest
         return Way(
-            f"{name}, {artifact.path.name}", str(artifact.path), manifest.sha256, False, segment
+            f"{name}, {artifact.path.name}",
+            str(artifact.path),
+            manifest.sha256,
+            computed or manifest.precision,
+            is_ours=False,
+            segment=segment,
         )
 
     yield peer("notebook", checkpoint, loops.eager(load_checkpoint(checkpoint.path)[1]))
@@ -112,6 +120,9 @@ def _ways(checkpoint: Artifact, models: Sequence[Artifact], stack: ExitStack) ->
     for model in models:
         yield peer("ONNX Runtime", model, loops.onnxruntime_session(model.path))
         yield peer("OpenVINO", model, loops.openvino_model(model.path))
+        if "openvino-bf16" in runtimes_here(model.manifest, "cpu"):
+            engine = loops.openvino_model(model.path, "bf16")
+            yield peer("OpenVINO in bfloat16", model, engine, Precision.BF16)
     for model in models:
         auto = fastest_proved(model.manifest, "cpu")
         for runtime in runtimes_here(model.manifest, "cpu"):
@@ -128,6 +139,7 @@ def _ways(checkpoint: Artifact, models: Sequence[Artifact], stack: ExitStack) ->
                     f"flowerseg-predict, {model.path.name} in {runtime}",
                     str(model.path),
                     model.manifest.sha256,
+                    computed_in(runtime, model.manifest.precision),
                     is_ours=True,
                     segment=predicting(segmenter, PredictSettings()),
                     is_auto=runtime == auto,
@@ -184,7 +196,8 @@ def _measured(
 def finding_of(setup: Setup, results: Sequence[Result], photos: str) -> Finding:
     """Every way in a row; ours against the notebook's, and against the best other peer.
 
-    The best is the fastest of those that run the same file, and of `torch.compile`.
+    The best is the fastest of those that compute the same file in the same precision, and of
+    `torch.compile`.
     """
     notebook = results[0]
     rows, raw = [], []
@@ -199,6 +212,7 @@ def finding_of(setup: Setup, results: Sequence[Result], photos: str) -> Finding:
                 "is_auto": result.way.is_auto,
                 "file": result.way.file,
                 "sha256": result.way.sha256,
+                "precision": result.way.precision,
                 "flower_iou": result.flower_iou,
                 "agreement_iou": result.agreement_iou,
                 "throughput": asdict(_throughput(result)),
@@ -227,12 +241,13 @@ def finding_of(setup: Setup, results: Sequence[Result], photos: str) -> Finding:
 
 
 def best_peer(results: Sequence[Result], ours: Result) -> Result | None:
-    """The fastest other peer of our file, `torch.compile` of the checkpoint included."""
-    checkpoint = results[0].way.sha256
+    """The fastest other peer of our file and precision, and `torch.compile` of the checkpoint."""
+    checkpoint, mine = results[0].way.sha256, (ours.way.sha256, ours.way.precision)
     rivals = [
         result
         for result in results[1:]
-        if not result.way.is_ours and result.way.sha256 in (ours.way.sha256, checkpoint)
+        if not result.way.is_ours
+        and (result.way.sha256 == checkpoint or (result.way.sha256, result.way.precision) == mine)
     ]
     return max(rivals, key=lambda r: _throughput(r).images_per_s, default=None)
 

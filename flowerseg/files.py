@@ -162,7 +162,8 @@ def _created(folder: Path) -> tuple[int, Path]:
     while True:
         temporary = folder / f"{_PREFIX}{secrets.token_hex(4)}"
         try:
-            return os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), temporary
+            handle = os.open(str(temporary), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            return handle, temporary
         except FileExistsError:
             continue  # the name is taken: another one
         except FileNotFoundError:

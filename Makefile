@@ -38,10 +38,7 @@ check: $(READY)
 	$(BIN)/codespell
 
 gpu:
-	FLOWERSEG_REQUIRE=gpu $(GPU_RUN) pytest -m gpu tests
-	$(GPU_RUN) flowerseg demo --full --out demo
-	$(GPU_RUN) flowerseg bench demo/run/best.pt $$(ls demo/models/*.onnx demo/models/*.engine 2>/dev/null) \
-	  --unproven --photos demo/photos --data "$${FLOWERSEG_DATA:-demo/painted}" --batch 1,8,64 --out $(GPU_RESULTS)
+	$(GPU_RUN) flowerseg_bench.gpu run --data "$${FLOWERSEG_DATA:?labelled photos, as for flowerseg-train}" --out $(GPU_RESULTS)
 
 clean:
 	rm -rf .venv demo dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

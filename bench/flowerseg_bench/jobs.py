@@ -139,7 +139,9 @@ class FolderJob:
         segment: what is measured.
         photos: files, taken around and around.
         work: a folder that does not exist yet, on the disk that is to be measured.
-        least: photos in a round, however slow.
+        least: photos in a round, however slow; a round has so many or a multiple. As a multiple of
+            the batch it leaves no batch half empty, which counts in a folder of forty photos and
+            not in one of thousands.
         budget: of one round.
         clock: see `timing`.
     """
@@ -165,7 +167,8 @@ class FolderJob:
         """Segment a few photos, which also tells how many fit into a round."""
         laps = self._segment(first=0)
         fitting = int(self._count * self._budget.for_s / laps.wall_s) if laps.wall_s else 0
-        self._count = min(max(self._least, fitting), self._budget.at_most)
+        most = min(fitting, self._budget.at_most)
+        self._count = max(1, most // self._least) * self._least
         return WarmUp(1, round(1e3 * laps.wall_s, 4), is_stable=None)
 
     def take_turn(self, index: int, rounds: int) -> Turn:

@@ -130,9 +130,10 @@ def segment_listing_on_ray(
         folder = listing.folder.absolute() if read is photo_bytes else listing.folder
         engine = _OnRay(ray, opening, settings, share, folder, read)
         if watcher:
+            where = ray.get_runtime_context().gcs_address
             watcher.note(
-                f"Ray: {share.actors} actors with {share.cpus} CPUs and {share.gpus} GPUs each, "
-                f"{engine.origin.backend}, batch {engine.batch}"
+                f"Ray at {where}: {share.actors} actors with {share.cpus} CPUs and {share.gpus} "
+                f"GPUs each, {engine.origin.backend}, batch {engine.batch}"
             )
         return run_listing(listing, engine, out, settings, watcher, stop)
 

@@ -95,13 +95,13 @@ def test_a_folder_is_segmented_by_predict_and_nothing_of_it_is_left(
     work = tmp_path / "work"
     photos = sorted(photo_folder.iterdir())
     segment = predicting(null_segmenter(), PredictSettings(batch=2))
-    job = FolderJob(segment, photos, work, 8, Budget(for_s=1.5), lambda: float(next(ticks)))
+    job = FolderJob(segment, photos, work, 8, Budget(for_s=2.5), lambda: float(next(ticks)))
 
-    warm = job.warm_up()  # 8 photos in one tick: 12 fit into a round
+    warm = job.warm_up()  # 8 photos in one tick: 20 fit into a round, and 16 are a multiple of 8
     turn = job.take_turn(0, rounds=4)
 
     assert (warm.runs, warm.wall_ms, warm.is_stable) == (1, 1000.0, None)
-    assert (turn.images, turn.laps.wall_s) == (12, 1.0)
+    assert (turn.images, turn.laps.wall_s) == (16, 1.0)
     assert not work.exists()
 
 

@@ -79,7 +79,7 @@ def cluster() -> Iterator[Cluster]:
         finally:
             # All processes of the session that it was started in; it does not heed SIGTERM.
             os.killpg(head.pid, signal.SIGKILL)
-            head.wait()
+            head.communicate()
 
 
 @pytest.fixture(scope="module")

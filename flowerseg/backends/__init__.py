@@ -76,14 +76,33 @@ def fastest_proved(manifest: Manifest, device: str = "auto") -> str:
     return proved[0] if proved else RUNTIMES[manifest.kind][0]
 
 
-def for_folders(manifest: Manifest, runtime: str, device: str = "auto") -> SessionOptions:
+MOST_CPU_STREAMS = 8
+"""Each holds a batch: on a CPU of many cores they get more threads instead."""
+
+
+def for_folders(
+    manifest: Manifest, runtime: str, device: str = "auto", cores: int | None = None
+) -> SessionOptions:
     """How a file is opened in a runtime where photos are decoded beside it.
 
     On a GPU two streams, so that one batch is copied while another is computed, and a CUDA graph,
     for the batches are all of one size. ONNX Runtime's own graphs are left to those who measured
-    them. On the CPU one stream: a second one would want the same cores.
+    them. On the CPU a stream a core: threads that compute one batch together wait for one another
+    whenever a decoder takes one of their cores (`python -m flowerseg_bench.folders throughput`).
+
+    Args:
+        manifest: of the file.
+        runtime: that opens it.
+        device: as of `open_backends`.
+        cores: that it may take, on the CPU; None: all of the process.
     """
+    from flowerseg.backends.device import allowed_cores
+
     on_gpu = kind_of_device(manifest, runtime, device) == "cuda"
+    if not on_gpu and runtime in STREAMED["cpu"]:
+        cores = cores or len(allowed_cores())
+        streams = min(cores, MOST_CPU_STREAMS)
+        return SessionOptions(cores // streams, streams, shares_cores=True)
     return SessionOptions(
         streams=2 if on_gpu and runtime in STREAMED["cuda"] else 1,
         shares_cores=True,

@@ -92,7 +92,7 @@ def _parted(
 @click.option(
     "--streams",
     type=click.IntRange(min=1),
-    show_default="2 on a GPU, where the runtime can, else 1",
+    show_default="2 on a GPU, one a core and 8 at most on the CPU, where the runtime can",
     help="Batches that the model computes at a time.",
 )
 @click.option(

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from flowerseg.artifact import Kind, manifest_path, read_manifest
+from flowerseg.artifact import manifest_path, read_manifest
 from flowerseg.backends import SessionOptions, fastest_proved, for_folders
 from flowerseg.errors import BackendUnavailable, FlowersegError
 from flowerseg.images import photo_bytes
@@ -49,7 +49,8 @@ _TASKS_AN_ACTOR = 4  # at least, so that the last ones end at about the same tim
 class Opening:
     """A model that is still to be opened, here or elsewhere; see `Segmenter.open`.
 
-    Threads, streams and CUDA graph are those of `backends.for_folders` where they are None.
+    Threads, streams and CUDA graph are those of `backends.for_folders` where they are None; with
+    streams alone, threads are the runtime's own choice.
     """
 
     model: Path
@@ -60,19 +61,19 @@ class Opening:
     threads: int | None = None
     streams: int | None = None
     cuda_graph: bool | None = None
+    cores: int | None = None  # that it may take on the CPU; None: all
 
     def options(self) -> SessionOptions:
         """How it is opened on this machine."""
         manifest = read_manifest(manifest_path(self.model))
         is_auto = self.runtime == "auto"
         runtime = fastest_proved(manifest, self.device) if is_auto else self.runtime
-        chosen = for_folders(manifest, runtime, self.device)
-        return replace(
-            chosen,
-            threads=self.threads,
-            streams=chosen.streams if self.streams is None else self.streams,
-            cuda_graph=chosen.cuda_graph if self.cuda_graph is None else self.cuda_graph,
-        )
+        chosen = for_folders(manifest, runtime, self.device, self.cores)
+        if self.streams is not None:
+            chosen = replace(chosen, streams=self.streams, threads=self.threads)
+        if self.cuda_graph is not None:
+            chosen = replace(chosen, cuda_graph=self.cuda_graph)
+        return chosen
 
     def segmenter(self) -> Segmenter:
         """The model, opened on this machine."""
@@ -274,12 +275,8 @@ def _opened(files: Any, opening: Opening, cpus: int) -> Segmenter:
         for name, content in ray.get(files[0]):
             (Path(folder) / name).write_bytes(content)
         model = Path(folder) / opening.model.name
-        # Several actors of a machine, each with a thread for every core of it, would wait in line.
-        has_threads = (
-            opening.device == "cpu" and read_manifest(manifest_path(model)).kind is Kind.ONNX
-        )
-        threads = cpus if has_threads else None
-        return replace(opening, model=model, threads=threads).segmenter()
+        # Several actors of a machine, each with all cores of it, would wait in line.
+        return replace(opening, model=model, cores=cpus).segmenter()
 
 
 def _share(ray: Any, device: str, workers: int) -> Share:

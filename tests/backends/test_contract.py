@@ -343,9 +343,17 @@ def test_cuda_graph_computes_what_its_network_does(
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_folders_get_one_stream_without_a_gpu(fp32_onnx: Artifact) -> None:
+@pytest.mark.parametrize(
+    ("cores", "streams", "threads"), [(1, 1, 1), (2, 2, 1), (8, 8, 1), (32, 8, 4), (20, 8, 2)]
+)
+def test_folders_get_a_stream_a_core_without_a_gpu(
+    fp32_onnx: Artifact, reference: Artifact, cores: int, streams: int, threads: int
+) -> None:
+    spread = SessionOptions(threads, streams, shares_cores=True)
     for runtime in ("onnxruntime", "openvino"):
-        assert for_folders(fp32_onnx.manifest, runtime) == SessionOptions(shares_cores=True)
+        assert for_folders(fp32_onnx.manifest, runtime, cores=cores) == spread
+    eager = for_folders(reference.manifest, "pytorch", cores=cores)
+    assert eager == SessionOptions(shares_cores=True)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +363,6 @@ def test_folders_get_one_stream_without_a_gpu(fp32_onnx: Artifact) -> None:
         ("checkpoint", "pytorch-fp16", 2, True),
         ("checkpoint", "torch-compile", 1, False),
         ("onnx", "onnxruntime", 2, False),
-        ("onnx", "openvino", 1, False),
         ("tensorrt", "tensorrt", 2, True),
     ],
 )

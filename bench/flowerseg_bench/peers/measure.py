@@ -10,7 +10,7 @@ from typing import Any
 
 from flowerseg.arrays import Mask
 from flowerseg.artifact import Artifact, Precision, computed_in, open_artifact
-from flowerseg.backends import SessionOptions, fastest_proved, runtimes_here
+from flowerseg.backends import fastest_proved, for_folders, runtimes_here
 from flowerseg.checkpoint import load_checkpoint
 from flowerseg.errors import ArtifactError
 from flowerseg.images import read_mask_colours
@@ -132,7 +132,7 @@ def _ways(checkpoint: Artifact, models: Sequence[Artifact], stack: ExitStack) ->
                         model.path,
                         device="cpu",
                         runtime=runtime,
-                        options=SessionOptions(shares_cores=True),
+                        options=for_folders(model.manifest, runtime, "cpu"),
                     )
                 )
                 yield Way(

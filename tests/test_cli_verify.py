@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -196,23 +197,22 @@ def test_folder_that_takes_no_file_is_exit_1_before_the_proof(
 def test_disk_that_is_full_leaves_no_half_of_a_report_and_the_old_one(
     run: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> None:
-        raise OSError(28, "No space left on device")
+    flush = os.fsync
+
+    def refuse_pages(handle: int) -> None:
+        written = Path(f"/proc/self/fd/{handle}").read_bytes()
+        if written.lower().startswith(b"<!doctype html"):
+            raise OSError(28, "No space left on device")
+        flush(handle)
 
     report = tmp_path / "a.html"
     report.write_text("old")
-    monkeypatch.setattr("flowerseg.files.require_writable", lambda _: None)
-    monkeypatch.setattr("flowerseg.files._flush", _refusing(report.suffix, refuse))
+    monkeypatch.setattr(os, "fsync", refuse_pages)
     result = run("--limit", "2", "--report", str(report))
     assert result.exit_code == 1
     assert "the disk is full" in result.stderr
     assert report.read_text() == "old"
     assert not list(tmp_path.glob(".tmp-*"))
-
-
-def _refusing(suffix: str, refuse: Callable[[Path], None]) -> Callable[[Path], None]:
-    """A flush to disk that fails for files of this suffix."""
-    return lambda path: refuse(path) if path.suffix == suffix else None
 
 
 def test_command_says_what_was_asked_for_and_is_quoted() -> None:

@@ -276,11 +276,13 @@ def test_head_trains_on_kept_features_as_on_images(
     on_images.train_one_epoch(batches, lambda loss, _: losses["images"].append(loss))
     on_features.train_one_epoch(kept, lambda loss, _: losses["features"].append(loss))
     # Half precision rounds a feature by at most 2**-11 of it, and the gradient with it. The steps
-    # of Adam do not depend on the gradient's scale and come out about as close: as a whole, not in
-    # places where the gradient is next to nothing.
+    # of Adam do not depend on the gradient's scale and come out about as close, but where the
+    # gradient is next to nothing: there rounding decides which way a whole step goes. That is one
+    # weight in some thousand, and which one depends on the processor.
     trainers = (on_images, on_features)
-    moved = [trainer.network.head.weight.detach() - start for trainer in trainers]
-    assert float((moved[0] - moved[1]).norm() / moved[0].norm()) < 4 * 2**-11
+    moved = [(trainer.network.head.weight.detach() - start).flatten() for trainer in trainers]
+    apart = (moved[0] - moved[1]).abs().sort().values
+    assert float(apart[: -len(apart) // 500].norm() / moved[0].norm()) < 4 * 2**-11
     assert losses["features"] == pytest.approx(losses["images"], rel=2**-11)
     assert losses["features"] != losses["images"]  # it was the features that were used
 

@@ -86,8 +86,14 @@ def _parted(
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    show_default="one a core, at least 2, at most 8",
+    show_default="one a core, at least 2, at most 8 on the CPU and 32 on a GPU",
     help="Threads that decode photos and encode masks.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    show_default="1 on the CPU, one for every 4 workers on a GPU",
+    help="Processes that the workers are divided among, around one model.",
 )
 @click.option(
     "--streams",
@@ -167,6 +173,7 @@ def predict(
     out: Path,
     batch: int | None,
     workers: int | None,
+    processes: int | None,
     streams: int | None,
     cuda_graph: bool | None,
     save: "tuple[Save, ...]",
@@ -199,7 +206,7 @@ def predict(
     """
     from flowerseg.artifact import manifest_path, read_manifest
     from flowerseg.images import MAX_PIXELS
-    from flowerseg.predict import PredictSettings, default_workers
+    from flowerseg.predict import PredictSettings
     from flowerseg.predict.ray_ import Opening
     from flowerseg.shipped import shipped_model
 
@@ -218,9 +225,12 @@ def predict(
         tuned = _tuned(tuned_file, path, device)
         batch = tuned.batch
         opening = _as_tuned(opening, tuned)
+    if processes and engine == "ray":
+        raise click.UsageError("--processes is for one machine: leave it or --engine ray out.")
     settings = PredictSettings(
         batch,
-        workers or default_workers(),
+        workers,
+        processes,
         save,
         fail_fast,
         max_pixels or MAX_PIXELS,
@@ -331,7 +341,7 @@ def _refuse_batch(settings: "PredictSettings", manifest: "Manifest") -> None:
 
 
 def _announce(settings: "PredictSettings", segmenter: "Segmenter", photos: int) -> None:
-    from flowerseg.predict import batch_size
+    from flowerseg.predict import batch_size, hands_of
 
     info, artifact = segmenter.info, segmenter.artifact
     height, width = info.size_hw
@@ -340,7 +350,7 @@ def _announce(settings: "PredictSettings", segmenter: "Segmenter", photos: int) 
         f"{info}, {'proved' if is_proved else 'NOT PROVED'}, {info.precision}, "
         f"{height} x {width}: {photos} photos, "
         f"batch {batch_size(settings, info.batch)}, {_streams(segmenter)}"
-        f"{settings.workers} workers",
+        f"{hands_of(settings, info.device)}",
         err=True,
     )
 

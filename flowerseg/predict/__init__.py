@@ -21,7 +21,7 @@ from flowerseg.predict.folder import (
 )
 from flowerseg.predict.lock import LOCK
 from flowerseg.predict.results import Counts, Effort, PhotoResult, RunRecord
-from flowerseg.predict.settings import PredictSettings, Save, batch_size, default_workers
+from flowerseg.predict.settings import PredictSettings, Save, batch_size, hands_of
 from flowerseg.predict.stream import Segmented, stream
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "Silent",
     "Watcher",
     "batch_size",
-    "default_workers",
+    "hands_of",
     "segment_folder",
     "segment_listing",
     "stream",

@@ -2,30 +2,26 @@
 
 import dataclasses
 import json
-import uuid
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Protocol
 
-from flowerseg.artifact import Parent, as_parent, versions_here
-from flowerseg.backends import BackendInfo
+from flowerseg.artifact import versions_here
 from flowerseg.errors import ImageError, Stopped
 from flowerseg.files import explained, remove_temporaries, write_text
-from flowerseg.images import opencv_version, photo_bytes
+from flowerseg.images import photo_bytes
 from flowerseg.isolate import opened_decoder
 from flowerseg.listing import Listing, list_photos
+from flowerseg.predict.engine import Engine, Here
 from flowerseg.predict.journal import Journal
 from flowerseg.predict.lock import locked
-from flowerseg.predict.photo import Job, Making, Outcome, Task, begin, failed
-from flowerseg.predict.pipeline import Finished, Pipeline
+from flowerseg.predict.photo import Job, Making, Outcome, Task, failed
+from flowerseg.predict.processes import InProcesses
 from flowerseg.predict.results import Counts, Effort, PhotoResult, RunRecord, utf8, write_results
-from flowerseg.predict.settings import PredictSettings, Save, batch_size
-from flowerseg.preprocess import Preprocess
+from flowerseg.predict.settings import PredictSettings, Save, hands_of
 from flowerseg.segmenter import Segmenter
 
 RESULTS, RUN = "results.csv", "run.json"
@@ -50,42 +46,6 @@ class Silent:
 
     def photo(self, result: PhotoResult, *, is_kept: bool) -> None:
         """Nothing."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What the masks of a run come from."""
-
-    model: Parent | None
-    backend: BackendInfo
-    preprocess: Preprocess
-    threshold: float
-    basis: dict[str, Any]  # all that the masks of a photo depend on, but the photo
-
-
-class Engine(Protocol):
-    """Brings photos to their outcomes; for one run."""
-
-    @property
-    def origin(self) -> Origin:
-        """What the masks come from."""
-
-    @property
-    def batch(self) -> int:
-        """Photos a batch."""
-
-    @property
-    def wall_s(self) -> float:
-        """Seconds that the run took, once it is over."""
-
-    @property
-    def waited_share(self) -> float:
-        """Share of that time in which the backend had nothing to do."""
-
-    def run(
-        self, job: Job, tasks: Iterable[Task], is_over: Callable[[], bool]
-    ) -> Generator[Finished[Outcome], None, None]:
-        """Bring every task to its outcome, in any order; begin no other once it is over."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +104,12 @@ def segment_listing(
     See `segment_folder`; `read` gives the bytes of the photo at a path, or raises ImageError.
     """
     settings = settings or PredictSettings()
+    if hands_of(settings, segmenter.info.device).processes > 1:
+        apart = InProcesses(listing.folder, segmenter, settings, read)
+        return run_listing(listing, apart, out, settings, watcher, stop)
     with opened_decoder(settings.max_pixels, settings.isolate_s) as decode:
         making = Making(listing.folder, segmenter, settings.save, decode, read)
-        return run_listing(listing, _Here(making, settings), out, settings, watcher, stop)
+        return run_listing(listing, Here(making, settings), out, settings, watcher, stop)
 
 
 def run_listing(
@@ -175,7 +138,8 @@ def run_listing(
             preprocess=origin.preprocess,
             threshold=origin.threshold,
             batch=engine.batch,
-            workers=settings.workers,
+            workers=engine.hands.workers,
+            processes=engine.hands.processes,
             save=settings.save,
             counts=run.counts(listing.skipped),
             effort=run.effort(engine),
@@ -186,25 +150,6 @@ def run_listing(
         write_text(out / RUN, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
         journal.finish()
         return FolderReport(record, tuple(journal.failures(MOST_FAILURES)))
-
-
-def origin_of(segmenter: Segmenter) -> Origin:
-    """Where the masks of a segmenter come from.
-
-    Without a model file nothing tells it from another one, so it is like no other.
-    """
-    info, artifact = segmenter.info, segmenter.artifact
-    basis = {
-        "model": artifact.manifest.sha256 if artifact else f"unknown {uuid.uuid4()}",
-        "threshold": segmenter.threshold,
-        "preprocess": dataclasses.asdict(segmenter.preprocess),
-        "runtime": f"{info.runtime} {info.version}",
-        "device": info.device.partition(":")[0],
-        "precision": info.precision,
-        "opencv": opencv_version(),
-    }
-    model = as_parent(artifact) if artifact else None
-    return Origin(model, info, segmenter.preprocess, segmenter.threshold, basis)
 
 
 def _clear(out: Path, journal: Journal) -> None:
@@ -218,33 +163,6 @@ def _clear(out: Path, journal: Journal) -> None:
             path.unlink(missing_ok=True)
     if journal.was_interrupted:
         remove_temporaries(out, [kind.folder for kind in Save])
-
-
-class _Here:
-    """The engine of one machine: a pipeline in this process."""
-
-    def __init__(self, making: Making, settings: PredictSettings) -> None:
-        segmenter = making.segmenter
-        self.origin = origin_of(segmenter)
-        self.batch = batch_size(settings, segmenter.info.batch)
-        self._making = making
-        self._pipeline: Pipeline[Outcome] = Pipeline(
-            segmenter.streams, self.batch, settings.workers
-        )
-
-    @property
-    def wall_s(self) -> float:
-        return self._pipeline.wall_s
-
-    @property
-    def waited_share(self) -> float:
-        return self._pipeline.waited_share
-
-    def run(
-        self, job: Job, tasks: Iterable[Task], is_over: Callable[[], bool]
-    ) -> Generator[Finished[Outcome], None, None]:
-        begun = takewhile(lambda _: not is_over(), tasks)
-        return self._pipeline.run(partial(begin, job, self._making, task) for task in begun)
 
 
 class _Run:

@@ -87,6 +87,12 @@ class BusyTime:
                     self.seconds += time.perf_counter() - self._since
 
 
+def most_alive(streams: int, batch: int, workers: int) -> int:
+    """Photos that are under way in a pipeline at most: a batch in each stream, one behind them, two
+    photos a worker, and what is being written."""
+    return (streams + 1) * batch + 2 * workers + WRITERS
+
+
 class Pipeline(Generic[ResultT]):
     """Runs steps through a backend; for one run.
 
@@ -107,8 +113,7 @@ class Pipeline(Generic[ResultT]):
         self._streams = streams
         self._batch = batch
         self._workers = workers
-        # A batch in each stream, one behind them, two photos a worker, and what is being written.
-        self.most_alive = (len(streams) + 1) * batch + 2 * workers + WRITERS
+        self.most_alive = most_alive(len(streams), batch, workers)
         self.wall_s = 0.0
         self._busy = BusyTime()
 

@@ -28,10 +28,11 @@ from flowerseg.errors import BackendUnavailable, FlowersegError
 from flowerseg.images import photo_bytes
 from flowerseg.isolate import IsolatedDecoder
 from flowerseg.listing import Listing
-from flowerseg.predict.folder import FolderReport, Origin, Watcher, origin_of, run_listing
+from flowerseg.predict.engine import Origin, origin_of
+from flowerseg.predict.folder import FolderReport, Watcher, run_listing
 from flowerseg.predict.photo import Job, Made, Making, Outcome, Task, finish, known_bytes, make
 from flowerseg.predict.pipeline import WRITERS, Finished, ForDisk, Pipeline
-from flowerseg.predict.settings import PredictSettings, batch_size
+from flowerseg.predict.settings import Hands, PredictSettings, batch_size, hands_of
 from flowerseg.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def segment_listing_on_ray(
     """
     settings = settings or PredictSettings()
     with _cluster() as ray, _plainly(ray):
-        share = _share(ray, opening.device, settings.workers)
+        share = _share(ray, opening.device, hands_of(settings, "cpu").workers)
         # Actors work in folders of their own; paths on other systems are from their root anyway.
         folder = listing.folder.absolute() if read is photo_bytes else listing.folder
         engine = _OnRay(ray, opening, settings, share, folder, read)
@@ -153,6 +154,7 @@ class _OnRay:
     ) -> None:
         self._ray = ray
         self._share = share
+        self.hands = _hands(share.cpus)
         sent = [opening.model, manifest_path(opening.model)]
         # In a tuple, for a reference by itself would arrive as what it refers to.
         files = (ray.put([(path.name, path.read_bytes()) for path in sent]),)
@@ -248,7 +250,7 @@ class _Actor:
         decode = IsolatedDecoder(settings.isolate_s, settings.max_pixels)
         self._making = Making(folder, self._segmenter, settings.save, decode, read)
         self._batch = batch_size(settings, self._segmenter.info.batch)
-        self._workers = max(2, cpus)
+        self._workers = _hands(cpus).workers
 
     def __call__(self, rows: "pa.Table") -> "pa.Table":
         """One answer for many tasks: what was made, and the seconds that the backend worked."""
@@ -259,6 +261,11 @@ class _Actor:
         steps = (partial(make, self._making, photo, known) for photo, known in tasks)
         answer = pickle.dumps((list(pipeline.run(steps)), pipeline.backend_s))
         return pa.table({"made": pa.array([answer], pa.large_binary())})
+
+
+def _hands(cpus: int) -> Hands:
+    """Who decodes and encodes in an actor."""
+    return Hands(max(2, cpus), 1)
 
 
 def _look(files: Any, opening: Opening, settings: PredictSettings, cpus: int) -> tuple[Origin, int]:

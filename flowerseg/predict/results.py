@@ -71,6 +71,7 @@ class RunRecord:
     threshold: float
     batch: int
     workers: int
+    processes: int
     save: tuple[Save, ...]
     counts: Counts
     left_behind: int  # photos of earlier runs that are not there now; their outputs stay

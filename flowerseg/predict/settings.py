@@ -1,6 +1,6 @@
 """What is asked of a folder run, and the batch that follows from it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from flowerseg.artifact import Batch
@@ -23,11 +23,29 @@ class Save(StrEnum):
         return "probabilities" if self is Save.PROBABILITY else f"{self}s"
 
 
-def default_workers() -> int:
-    """Threads that decode and encode: one a core, but two at least and eight at most."""
-    from flowerseg.backends.device import allowed_cores  # brings torch along: not for --help
+_MOST_ON_CPU = 8  # workers beside a model that wants the same cores
+_MOST_ON_GPU = 32
+# A photo takes some 4 ms, for a fifth of which its thread holds the interpreter's lock. More
+# threads than these wait for one another.
+_WORKERS_A_PROCESS = 4
 
-    return max(2, min(8, len(allowed_cores())))
+
+@dataclass(frozen=True)
+class Hands:
+    """Who decodes and encodes."""
+
+    workers: int  # threads, of all processes together
+    processes: int  # beside the one that holds the model; 1: that one itself
+
+    @property
+    def workers_each(self) -> int:
+        """Threads of each process."""
+        return -(-self.workers // self.processes)
+
+    def __str__(self) -> str:
+        return f"{self.workers} workers" + (
+            f" in {self.processes} processes" if self.processes > 1 else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,8 @@ class PredictSettings:
     """How a folder is segmented. The threshold is the segmenter's."""
 
     batch: int | None = None  # None: what an engine is tuned for, else 8
-    workers: int = field(default_factory=default_workers)
+    workers: int | None = None  # threads; None: see `hands_of`
+    processes: int | None = None  # that they are divided among; None: see `hands_of`
     save: tuple[Save, ...] = (Save.MASK,)
     fail_fast: bool = False  # stop at the first photo that cannot be segmented
     max_pixels: int = MAX_PIXELS  # a photo of more is not decoded
@@ -44,14 +63,32 @@ class PredictSettings:
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch must be 1 or more, not {self.batch}")
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers must be 1 or more, not {self.workers}")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"processes must be 1 or more, not {self.processes}")
         if not self.save:
             raise ValueError("save names nothing to write")
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels must be 1 or more, not {self.max_pixels}")
         if self.isolate_s is not None and self.isolate_s <= 0:
             raise ValueError(f"isolate_s must be more than 0, not {self.isolate_s}")
+
+
+def hands_of(settings: PredictSettings, device: str) -> Hands:
+    """The threads that decode and encode beside a model on a device, and their processes.
+
+    One thread a core, two at least: on the CPU eight at most, all in the model's own process; for a
+    GPU, which asks for photos faster than one interpreter can hand them on, 32 at most, in
+    processes of four.
+    """
+    from flowerseg.backends.device import allowed_cores  # brings torch along: not for --help
+
+    on_gpu = device.startswith("cuda")
+    most = _MOST_ON_GPU if on_gpu else _MOST_ON_CPU
+    workers = settings.workers or max(2, min(most, len(allowed_cores())))
+    processes = settings.processes or (-(-workers // _WORKERS_A_PROCESS) if on_gpu else 1)
+    return Hands(workers, min(processes, workers))
 
 
 def batch_size(settings: PredictSettings, takes: Batch | None) -> int:

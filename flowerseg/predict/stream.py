@@ -13,7 +13,7 @@ from flowerseg.errors import ImageError
 from flowerseg.images import photo_bytes
 from flowerseg.isolate import Decode, opened_decoder
 from flowerseg.predict.pipeline import ForBackend, Pipeline, Step
-from flowerseg.predict.settings import PredictSettings, batch_size
+from flowerseg.predict.settings import PredictSettings, batch_size, hands_of
 from flowerseg.preprocess import frame_from_photo
 from flowerseg.segmenter import Segmenter
 
@@ -42,14 +42,15 @@ def stream(
     Args:
         photos: paths, or pixels (h, w, 3) in RGB.
         segmenter: used from threads of the pipeline, one for each of its streams.
-        settings: batch, workers and how to decode; the others are of folders.
+        settings: batch, workers and how to decode; the others are of folders, processes too.
 
     Raises:
         ValueError: the batch is larger than the model takes.
     """
     settings = settings or PredictSettings()
     batch = batch_size(settings, segmenter.info.batch)
-    pipeline: Pipeline[Segmented] = Pipeline(segmenter.streams, batch, settings.workers)
+    workers = hands_of(settings, segmenter.info.device).workers
+    pipeline: Pipeline[Segmented] = Pipeline(segmenter.streams, batch, workers)
     with (
         opened_decoder(settings.max_pixels, settings.isolate_s) as decode,
         closing(pipeline.run(_steps(photos, segmenter, decode))) as finished,

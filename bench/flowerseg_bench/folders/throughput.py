@@ -27,7 +27,7 @@ from flowerseg.backends.device import allowed_cores
 from flowerseg.files import sha256_of
 from flowerseg.images import encode_mask, read_rgb, use_one_thread_per_call
 from flowerseg.listing import list_photos
-from flowerseg.predict import PredictSettings, batch_size, segment_folder
+from flowerseg.predict import PredictSettings, batch_size, hands_of, segment_folder
 from flowerseg.preprocess import frame_from_photo
 from flowerseg.segmenter import Segmenter
 from flowerseg_bench.jobs import in_threads
@@ -114,7 +114,8 @@ def _measured(
             _round(folder, files, segmenter, alone, batches, settings, clock) for _ in range(rounds)
         )
         cores = len(allowed_cores())
-        return Speed(str(segmenter.info), batch, settings.workers, cores, measured)
+        workers = hands_of(settings, segmenter.info.device).workers
+        return Speed(str(segmenter.info), batch, workers, cores, measured)
 
 
 def _round(

@@ -181,10 +181,12 @@ class Pipeline(Generic[ResultT]):
             infer = self._free.get()  # there are as many as threads
             frames = [item.work.frame for item in ready]
             began = time.perf_counter()
-            with self._busy.at_work():
-                foregrounds = infer(frames + frames[-1:] * (self._batch - len(frames)))
+            try:
+                with self._busy.at_work():
+                    foregrounds = infer(frames + frames[-1:] * (self._batch - len(frames)))
+            finally:
+                self._free.put(infer)  # the next batch may wait for it already
             each_s = (time.perf_counter() - began) / len(ready)
-            self._free.put(infer)
             for item, foreground in zip(ready, foregrounds[: len(ready)], strict=True):
                 worked_s = item.worked_s + each_s
                 self._computing.submit(self._work, item.work.then, worked_s, foreground)

@@ -282,9 +282,11 @@ class _Around:
         """Answer one batch, in a stream's thread."""
         try:
             backend = self._free.get()  # there are as many as threads
-            with self._busy.at_work():
-                foreground = run(backend, helper.slots.images[slot])
-            self._free.put(backend)
+            try:
+                with self._busy.at_work():
+                    foreground = run(backend, helper.slots.images[slot])
+            finally:
+                self._free.put(backend)
             helper.slots.foregrounds[slot][...] = foreground
             helper.tell(Infer(slot))
         except BaseException as error:  # it belongs to the thread that waits for the results
@@ -295,6 +297,6 @@ class _Around:
             helper.end()
         for thread in self._listening:
             thread.join()
-        self._inferring.shutdown()
+        self._inferring.shutdown(cancel_futures=True)
         for helper in self._helpers:
             helper.close()

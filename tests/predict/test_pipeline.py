@@ -162,6 +162,30 @@ def test_time_of_several_streams_counts_once(monkeypatch: pytest.MonkeyPatch) ->
     assert busy.seconds == 4.5
 
 
+def test_batch_behind_one_that_raises_is_not_waited_for_for_ever() -> None:
+    is_second_there = threading.Event()
+
+    def infer(frames: Sequence[Rgb]) -> Foreground:
+        assert is_second_there.wait(10)
+        raise ZeroDivisionError
+
+    def second() -> ForBackend[None]:
+        threading.Timer(0.05, is_second_there.set).start()  # once it stands in line
+        return ForBackend(_FRAME, _fail)
+
+    pipeline: Pipeline[None] = Pipeline([infer], batch=1, workers=1)
+    run = pipeline.run([lambda: ForBackend(_FRAME, _fail), second])
+    ended = threading.Event()
+
+    def drive() -> None:
+        with pytest.raises(ZeroDivisionError):
+            list(run)
+        ended.set()
+
+    threading.Thread(target=drive, daemon=True).start()
+    assert ended.wait(10)
+
+
 def test_writing_holds_up_no_computing() -> None:
     all_computed = threading.Event()
     computed = []

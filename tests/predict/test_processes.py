@@ -145,10 +145,13 @@ def test_stopped_run_ends_cleanly_and_the_next_goes_on(
 def test_first_bad_photo_stops_the_run_where_that_is_asked(
     bad: Path, tmp_path: Path, opened: Opened
 ) -> None:
+    for i in range(300):
+        (bad / f"later {i}.png").symlink_to(bad / "01.png")
     settings = PredictSettings(2, 2, 2, fail_fast=True)
     with pytest.raises(ImageError, match="Stopped there, as asked"):
         segment_folder(bad, opened(), tmp_path / "out", settings)
     assert not _helpers(os.getpid())
+    assert len(list((tmp_path / "out/masks").rglob("*.png"))) < 300
 
 
 def test_helper_that_dies_ends_the_run_and_the_next_goes_on(

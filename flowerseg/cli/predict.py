@@ -92,7 +92,7 @@ def _parted(
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
-    show_default="1 on the CPU, one for every 4 workers on a GPU",
+    show_default="1 on the CPU; on a GPU one for every 4 workers, and 500 photos",
     help="Processes that the workers are divided among, around one model.",
 )
 @click.option(
@@ -350,7 +350,7 @@ def _announce(settings: "PredictSettings", segmenter: "Segmenter", photos: int) 
         f"{info}, {'proved' if is_proved else 'NOT PROVED'}, {info.precision}, "
         f"{height} x {width}: {photos} photos, "
         f"batch {batch_size(settings, info.batch)}, {_streams(segmenter)}"
-        f"{hands_of(settings, info.device)}",
+        f"{hands_of(settings, info.device, photos)}",
         err=True,
     )
 

@@ -3,7 +3,7 @@
 import dataclasses
 import uuid
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from flowerseg.backends import BackendInfo
 from flowerseg.images import opencv_version
 from flowerseg.predict.photo import Job, Making, Outcome, Task, begin
 from flowerseg.predict.pipeline import Finished, Pipeline
-from flowerseg.predict.settings import Hands, PredictSettings, batch_size, hands_of
+from flowerseg.predict.settings import Hands, PredictSettings, batch_size
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
 
@@ -80,11 +80,11 @@ def origin_of(segmenter: Segmenter) -> Origin:
 class Here:
     """The engine of one machine: a pipeline in this process."""
 
-    def __init__(self, making: Making, settings: PredictSettings) -> None:
+    def __init__(self, making: Making, settings: PredictSettings, hands: Hands) -> None:
         segmenter = making.segmenter
         self.origin = origin_of(segmenter)
         self.batch = batch_size(settings, segmenter.info.batch)
-        self.hands = replace(hands_of(settings, segmenter.info.device), processes=1)
+        self.hands = hands
         self._making = making
         self._pipeline: Pipeline[Outcome] = Pipeline(
             segmenter.streams, self.batch, self.hands.workers

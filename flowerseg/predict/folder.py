@@ -104,12 +104,13 @@ def segment_listing(
     See `segment_folder`; `read` gives the bytes of the photo at a path, or raises ImageError.
     """
     settings = settings or PredictSettings()
-    if hands_of(settings, segmenter.info.device).processes > 1:
-        apart = InProcesses(listing.folder, segmenter, settings, read)
+    hands = hands_of(settings, segmenter.info.device, len(listing.photos))
+    if hands.processes > 1:
+        apart = InProcesses(listing.folder, segmenter, settings, hands, read)
         return run_listing(listing, apart, out, settings, watcher, stop)
     with opened_decoder(settings.max_pixels, settings.isolate_s) as decode:
         making = Making(listing.folder, segmenter, settings.save, decode, read)
-        return run_listing(listing, Here(making, settings), out, settings, watcher, stop)
+        return run_listing(listing, Here(making, settings, hands), out, settings, watcher, stop)
 
 
 def run_listing(

@@ -38,7 +38,7 @@ from flowerseg.predict.helper import (
 )
 from flowerseg.predict.photo import Job, Outcome, Task
 from flowerseg.predict.pipeline import BusyTime, Finished, most_alive
-from flowerseg.predict.settings import PredictSettings, batch_size, hands_of
+from flowerseg.predict.settings import Hands, PredictSettings, batch_size
 from flowerseg.segmenter import Segmenter
 
 # Of each helper: one batch is inferred while the next one fills.
@@ -51,7 +51,8 @@ class InProcesses:
     Args:
         folder: where the photos are.
         segmenter: its backends are used from a thread each.
-        settings: see `hands_of` for how many processes there are.
+        settings: batch and how to decode.
+        hands: the workers, and the helpers that they are divided among.
         read: bytes of the photo at a path, called in the helpers; raises ImageError.
     """
 
@@ -60,11 +61,12 @@ class InProcesses:
         folder: Path,
         segmenter: Segmenter,
         settings: PredictSettings,
+        hands: Hands,
         read: Callable[[Path], bytes],
     ) -> None:
         self.origin = origin_of(segmenter)
         self.batch = batch_size(settings, segmenter.info.batch)
-        self.hands = hands_of(settings, segmenter.info.device)
+        self.hands = hands
         self._folder = folder
         self._segmenter = segmenter
         self._settings = settings

@@ -28,6 +28,7 @@ _MOST_ON_GPU = 32
 # A photo takes some 4 ms, for a fifth of which its thread holds the interpreter's lock. More
 # threads than these wait for one another.
 _WORKERS_A_PROCESS = 4
+_PHOTOS_A_PROCESS = 500  # at least: starting it takes as long as it saves on these
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,20 @@ class PredictSettings:
             raise ValueError(f"isolate_s must be more than 0, not {self.isolate_s}")
 
 
-def hands_of(settings: PredictSettings, device: str) -> Hands:
+def hands_of(settings: PredictSettings, device: str, photos: int = 0) -> Hands:
     """The threads that decode and encode beside a model on a device, and their processes.
 
     One thread a core, two at least: on the CPU eight at most, all in the model's own process; for a
     GPU, which asks for photos faster than one interpreter can hand them on, 32 at most, in
-    processes of four.
+    processes of four where there are so many photos that starting them pays.
     """
     from flowerseg.backends.device import allowed_cores  # brings torch along: not for --help
 
     on_gpu = device.startswith("cuda")
     most = _MOST_ON_GPU if on_gpu else _MOST_ON_CPU
     workers = settings.workers or max(2, min(most, len(allowed_cores())))
-    processes = settings.processes or (-(-workers // _WORKERS_A_PROCESS) if on_gpu else 1)
-    return Hands(workers, min(processes, workers))
+    pays = min(-(-workers // _WORKERS_A_PROCESS), photos // _PHOTOS_A_PROCESS) if on_gpu else 1
+    return Hands(workers, min(settings.processes or max(1, pays), workers))
 
 
 def batch_size(settings: PredictSettings, takes: Batch | None) -> int:

@@ -272,25 +272,28 @@ def test_killed_run_leaves_no_helper_and_the_next_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("cores", "where", "asked", "expected"),
+    ("cores", "where", "photos", "asked", "expected"),
     [
-        (1, "cpu", {}, (2, 1)),
-        (64, "cpu", {}, (8, 1)),
-        (16, "cuda:0", {}, (16, 4)),
-        (64, "cuda:1", {}, (32, 8)),
-        (2, "cuda:0", {}, (2, 1)),
-        (16, "cuda:0", {"workers": 6}, (6, 2)),
-        (16, "cuda:0", {"processes": 1}, (16, 1)),
-        (16, "cpu", {"workers": 3, "processes": 8}, (3, 3)),
+        (1, "cpu", 9999, {}, (2, 1)),
+        (64, "cpu", 9999, {}, (8, 1)),
+        (16, "cuda:0", 9999, {}, (16, 4)),
+        (16, "cuda:0", 1999, {}, (16, 3)),
+        (16, "cuda:0", 499, {}, (16, 1)),
+        (64, "cuda:1", 9999, {}, (32, 8)),
+        (2, "cuda:0", 9999, {}, (2, 1)),
+        (16, "cuda:0", 9999, {"workers": 6}, (6, 2)),
+        (16, "cuda:0", 9999, {"processes": 1}, (16, 1)),
+        (16, "cpu", 1, {"workers": 3, "processes": 8}, (3, 3)),
     ],
 )
-def test_hands_fit_the_cores_and_the_device(
+def test_hands_fit_the_cores_the_device_and_the_photos(
     monkeypatch: pytest.MonkeyPatch,
     cores: int,
     where: str,
+    photos: int,
     asked: dict[str, int],
     expected: tuple[int, int],
 ) -> None:
     monkeypatch.setattr(device, "allowed_cores", lambda: set(range(cores)))
-    hands = hands_of(PredictSettings(**asked), where)
+    hands = hands_of(PredictSettings(**asked), where, photos)
     assert (hands.workers, hands.processes) == expected

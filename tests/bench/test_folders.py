@@ -10,7 +10,7 @@ import pytest
 from flowerseg_bench.folders import kills, memory, throughput
 from flowerseg_bench.folders.kills import Differences, Left, differences
 from flowerseg_bench.folders.memory import Peak
-from flowerseg_bench.folders.throughput import Round, Speed
+from flowerseg_bench.folders.throughput import Opened, Round, Speed
 
 
 def test_limit_is_the_engine_and_a_cores_share_of_the_rest() -> None:
@@ -24,13 +24,23 @@ def test_limit_is_the_engine_and_a_cores_share_of_the_rest() -> None:
     assert "2000 photos is segmented at 0.900 (openvino)" in finding.headline
 
 
+def test_limit_on_a_gpu_is_the_engine_alone() -> None:
+    one = Round(0.001, 0.004, 0.00125, 0.2)
+    speed = Speed("pytorch-fp16 2 on H200", 64, 16, cores=16, rounds=(one,), device="cuda")
+    assert speed.limit_s == 0.001
+    finding = throughput.finding_of(Path(__file__), 160, 8000, [speed])
+    assert finding.raw["shares"] == [0.8]
+    assert "the speed that the engine alone has with its transfers" in finding.headline
+
+
 def test_engine_rest_and_folder_are_each_timed_by_themselves(
     photo_folder: Path, tiny_onnx: Path, tmp_path: Path
 ) -> None:
     ticks = itertools.count()  # one second a stage
     (tmp_path / "work").mkdir()
+    how = Opened(tiny_onnx, ("onnxruntime",))
     finding = throughput.measure_throughput(
-        photo_folder, tiny_onnx, ["onnxruntime"], 24, 1, tmp_path / "work", lambda: next(ticks)
+        photo_folder, how, 24, 1, tmp_path / "work", lambda: next(ticks)
     )
     (speed,) = finding.raw["speeds"]
     (one,) = speed["rounds"]

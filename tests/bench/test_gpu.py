@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from flowerseg.cli import main as flowerseg
 from flowerseg_bench.boundaries import Boundary
+from flowerseg_bench.folders.cli import main as folders
 from flowerseg_bench.gpu import run as running
 from flowerseg_bench.gpu.cli import main
 from flowerseg_bench.gpu.figures import Figure, figures_of, finding_of
@@ -31,7 +32,12 @@ def commands() -> Iterator[Command]:
 
 def parsed(command: Command) -> click.Context:
     """As click understands it; wrong options and values raise."""
-    group: click.Command = main if command.arguments[0] == "flowerseg_bench.gpu" else flowerseg
+    groups: dict[str, click.Command] = {
+        "flowerseg_bench.gpu": main,
+        "flowerseg_bench.folders": folders,
+        "flowerseg": flowerseg,
+    }
+    group = groups[command.arguments[0]]
     assert isinstance(group, click.Group)
     name, *arguments = command.arguments[1:]
     with click.Context(group) as parent:
@@ -215,15 +221,13 @@ def test_figures_are_those_of_the_fastest_proved_row(tiny_results: Results) -> N
         replace(half, name="graph", runtime="pytorch-fp16", cuda_graph=True),
         replace(half, name="unproved", runtime="tensorrt", is_unproven=True),
     ]
-    engine, memory, files = Boundary.ENGINE, Boundary.TRANSFERS, Boundary.FILE
+    engine = Boundary.ENGINE
     numbers = [
         number(item, 0, engine, 64, 400.0),
         number(item, 1, engine, 64, 2000.0, 0.23),
         number(item, 2, engine, 8, 9000.0, 0.9),  # a small batch
         number(item, 2, engine, 64, 4000.0, 0.46),
         number(item, 3, engine, 64, 9999.0, 0.99),
-        number(item, 2, memory, 64, 3500.0),
-        number(item, 2, files, 64, 2800.0),
         single(item, 1, 9.0),
         single(item, 2, 2.0),
     ]
@@ -234,7 +238,6 @@ def test_figures_are_those_of_the_fastest_proved_row(tiny_results: Results) -> N
         (10.0, True),
         (2.0, True),
         (0.2222, True),
-        (0.8, False),
         (0.9991, True),
         (0.001, True),
     ]
@@ -244,8 +247,8 @@ def test_figures_are_those_of_the_fastest_proved_row(tiny_results: Results) -> N
 def test_without_a_proved_row_nothing_is_met(tiny_results: Results) -> None:
     rows = [replace(row, precision="fp32") for row in tiny_results.rows]
     figures = figures_of(replace(tiny_results, rows=tuple(rows)))
-    assert [figure.value for figure in figures[:6]] == [None] * 6
-    assert not any(figure.is_met for figure in figures[:6])
+    assert [figure.value for figure in figures[:5]] == [None] * 5
+    assert not any(figure.is_met for figure in figures[:5])
     assert figures[0].cells == (
         "share of the FP16 matrix rate",
         "not measured",
@@ -263,4 +266,18 @@ def test_finding_holds_the_steps_and_the_figures(tmp_path: Path, tiny_results: R
     assert finding.notes[0] == "facts: FAILED in 2 s; failed: x"
     assert json.dumps(finding.raw)
     assert len(finding.table.rows) == 7
+    assert finding.table.rows[-1][1:4] == ("not measured", "at least 0.9", "-")
+
+    (tmp_path / "folder").mkdir()
+    speed = {"runtime": "pytorch-fp16 2.11 on H200", "batch": 64}
+    told = json.dumps({"shares": [0.93], "speeds": [speed]})
+    (tmp_path / "folder/RESULT.json").write_text(told)
+    finding = finding_of(replace(SETUP, out=tmp_path), [])
+    assert finding.table.rows[-1] == (
+        "file to mask over engine and transfers",
+        "0.93",
+        "at least 0.9",
+        "met",
+        "pytorch-fp16 2.11 on H200, batch 64",
+    )
     assert isinstance(figures_of(tiny_results)[0], Figure)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowerseg.cli.options import Command, F
+from flowerseg.cli.options import Command, F, unproven_option
 
 if TYPE_CHECKING:
     from flowerseg_bench.record import Finding
@@ -47,13 +47,25 @@ def _common_options(command: F) -> F:
     show_default=True,
     help="Repeatable.",
 )
+@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda[:N]")
+@click.option("--batch", type=click.IntRange(min=1), show_default="flowerseg-predict's own")
+@unproven_option
 def throughput(
-    photos: Path, model: Path, out: Path, count: int, rounds: int, runtimes: tuple[str, ...]
+    photos: Path,
+    model: Path,
+    out: Path,
+    count: int,
+    rounds: int,
+    runtimes: tuple[str, ...],
+    device: str,
+    batch: int | None,
+    unproven: bool,
 ) -> None:
-    """Compare flowerseg-predict's speed with what the cores allow at most."""
-    from flowerseg_bench.folders.throughput import measure_throughput
+    """Compare flowerseg-predict's speed with what the cores, or the GPU, allow at most."""
+    from flowerseg_bench.folders.throughput import Opened, measure_throughput
 
-    _report(out, lambda work: measure_throughput(photos, model, runtimes, count, rounds, work))
+    how = Opened(model, runtimes, device, batch, unproven)
+    _report(out, lambda work: measure_throughput(photos, how, count, rounds, work))
 
 
 @main.command(cls=Command)

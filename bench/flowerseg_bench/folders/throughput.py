@@ -10,6 +10,9 @@ Both terms are measured apart, each with the machine to itself: `engine_s` by ru
 of real frames through the four verbs, upload and download included; `photo_s` by doing the rest
 for one photo after the other on one thread. Reading, hashing, flushing and the journal are not in
 the limit: they count against the folder run.
+
+On a GPU the cores have nothing else to do, and the limit is the GPU's: `engine_s` alone, transfers
+included, in the streams that a folder run opens.
 """
 
 import dataclasses
@@ -55,6 +58,7 @@ class Speed:
     workers: int
     cores: int
     rounds: tuple[Round, ...]
+    device: str = "cpu"
 
     @property
     def engine_s(self) -> float:
@@ -71,8 +75,8 @@ class Speed:
 
     @property
     def limit_s(self) -> float:
-        """A photo, if no core ever stood still."""
-        return self.engine_s + self.photo_s / self.cores
+        """A photo, if no core ever stood still; on a GPU, if that never did."""
+        return self.engine_s + (self.photo_s / self.cores if self.device == "cpu" else 0.0)
 
     @property
     def share(self) -> float:
@@ -80,33 +84,49 @@ class Speed:
         return self.limit_s / self.folder_s
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A model file, and how it is run."""
+
+    model: Path
+    runtimes: tuple[str, ...]
+    device: str = "cpu"
+    batch: int | None = None  # None: that of a folder run
+    allow_unproven: bool = False
+
+
 def measure_throughput(
     photos: Path,
-    model: Path,
-    runtimes: Sequence[str],
+    how: Opened,
     count: int,
     rounds: int,
     work: Path,
     clock: Clock = wall_clock,
 ) -> Finding:
-    """Segment a folder of `count` links to the photos in each runtime, in turns."""
+    """Segment a folder of `count` links to the photos in each runtime, one after the other."""
     listing = list_photos(photos, work)
     files = [listing.folder / path for path in listing.photos]
     folder = work / "photos"
     link_photos(files, 0, count, folder)
-    speeds = [_measured(folder, files, model, runtime, rounds, clock) for runtime in runtimes]
-    return finding_of(model, len(files), count, speeds)
+    speeds = [_measured(folder, files, how, runtime, rounds, clock) for runtime in how.runtimes]
+    return finding_of(how.model, len(files), count, speeds)
 
 
 def _measured(
-    folder: Path, files: Sequence[Path], model: Path, runtime: str, rounds: int, clock: Clock
+    folder: Path, files: Sequence[Path], how: Opened, runtime: str, rounds: int, clock: Clock
 ) -> Speed:
-    settings = PredictSettings()
-    folders = for_folders(read_manifest(manifest_path(model)), runtime, "cpu")
-    whole = SessionOptions(shares_cores=True)
+    settings = PredictSettings(batch=how.batch)
+    manifest = read_manifest(manifest_path(how.model))
+    opened = partial(
+        Segmenter.open,
+        how.model,
+        device=how.device,
+        runtime=runtime,
+        allow_unproven=how.allow_unproven,
+    )
     with (
-        Segmenter.open(model, device="cpu", runtime=runtime, options=folders) as segmenter,
-        Segmenter.open(model, device="cpu", runtime=runtime, options=whole) as alone,
+        opened(options=for_folders(manifest, runtime, how.device)) as segmenter,
+        opened(options=SessionOptions(shares_cores=True)) as alone,
     ):
         batch = batch_size(settings, segmenter.info.batch)
         batches = batches_of(frames_from_files(files, segmenter.preprocess), batch)
@@ -114,8 +134,9 @@ def _measured(
             _round(folder, files, segmenter, alone, batches, settings, clock) for _ in range(rounds)
         )
         cores = len(allowed_cores())
-        workers = hands_of(settings, segmenter.info.device).workers
-        return Speed(str(segmenter.info), batch, workers, cores, measured)
+        kind = segmenter.info.device.partition(":")[0]
+        workers = hands_of(settings, kind).workers
+        return Speed(str(segmenter.info), batch, workers, cores, measured, kind)
 
 
 def _round(
@@ -182,12 +203,16 @@ def finding_of(model: Path, photos: int, count: int, speeds: Sequence[Speed]) ->
         )
         for speed in speeds
     ]
-    cores = speeds[0].cores
+    cores, on_cpu = speeds[0].cores, speeds[0].device == "cpu"
     shares = ", ".join(f"{s.share:.3f} ({s.runtime.partition(' ')[0]})" for s in speeds)
     return Finding(
         headline=(
-            f"A folder of {count} photos is segmented at {shares} of the speed that {cores} cores "
-            "allow once decoding and encoding are paid"
+            f"A folder of {count} photos is segmented at {shares} of the speed that "
+            + (
+                f"{cores} cores allow once decoding and encoding are paid"
+                if on_cpu
+                else f"the engine alone has with its transfers, beside {cores} cores"
+            )
         ),
         table=table_of(
             "Speed of a folder run",
@@ -203,11 +228,16 @@ def finding_of(model: Path, photos: int, count: int, speeds: Sequence[Speed]) ->
             rows,
         ),
         notes=(
-            f"The limit is one photo every engine + rest / {cores} seconds: the engine takes all "
-            "cores, transfers included, for one batch or for one in each stream, whichever is "
-            "faster, and the rest is decoding, resizing to the "
-            "frame and back, thresholding and encoding, measured on one thread with the machine "
-            "to itself",
+            (
+                f"The limit is one photo every engine + rest / {cores} seconds: the engine takes "
+                "all cores, transfers included, for one batch or for one in each stream, whichever "
+                "is faster"
+                if on_cpu
+                else "The limit is one photo every engine seconds: transfers are included, one "
+                "batch at a time or one in each stream, whichever is faster"
+            )
+            + ". The rest is decoding, resizing to the frame and back, thresholding and encoding, "
+            "measured on one thread with the machine to itself",
             "Reading, hashing, flushing each mask to disk and the journal are not in the limit",
             f"{photos} different photos, linked around and around; batch "
             f"{speeds[0].batch}, {speeds[0].workers} workers; medians of "

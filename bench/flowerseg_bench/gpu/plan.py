@@ -21,6 +21,9 @@ ARCHITECTURES: dict[Network, str] = {
 BATCHES = {224: (1, 8, 64, 256), 520: (1, 8, 32)}
 """Side of the frames -> batch sizes for throughput."""
 
+FOLDER = "folder"
+"""The step that segments a folder."""
+
 OPTIONAL = {
     "onnxruntime": "pip install onnxruntime-gpu",
     "tensorrt": 'pip install "flowerseg[tensorrt]"',
@@ -59,6 +62,7 @@ class Setup:
     out: Path  # gets a folder for each step
     work: Path  # checkpoints and models, which are kept for the next call
     photos: Path | None = None  # a folder to segment; None: no such step
+    count: int = 8000  # of photos in it, around and around
     networks: tuple[Network, ...] = tuple(ARCHITECTURES)
     sizes: tuple[int, ...] = tuple(BATCHES)
     epochs: int = 3
@@ -90,7 +94,7 @@ def steps_of(setup: Setup) -> list[Step]:
             if size == min(setup.sizes):
                 steps.append(Step(f"profile-{name}", partial(_profile, setup, network, size)))
     if setup.photos is not None:
-        steps.append(Step("folder", partial(_folder, setup, setup.photos)))
+        steps.append(Step(FOLDER, partial(_folder, setup, setup.photos)))
     return steps
 
 
@@ -183,10 +187,11 @@ def _profile(setup: Setup, network: Network, size: int) -> tuple[Command, ...]:
 
 
 def _folder(setup: Setup, photos: Path) -> tuple[Command, ...]:
-    """A folder of photos to masks, by what people call."""
+    """Thousands of photos to masks by what people call, against the engine with its transfers."""
     command = Command.of(
-        ("flowerseg", "predict", photos, "--runtime", "pytorch-fp16", "--unproven"),
+        ("flowerseg_bench.folders", "throughput", "--photos", photos, "--count", setup.count),
         ("--model", checkpoint_of(setup, setup.networks[0], min(setup.sizes))),
-        ("--batch", 64, "--device", setup.device, "--out", setup.work / "masks"),
+        ("--runtime", "pytorch-fp16", "--unproven", "--batch", 64, "--device", setup.device),
+        ("--rounds", 2, "--out", setup.out / FOLDER),
     )
     return (command,)

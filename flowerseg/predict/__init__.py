@@ -21,7 +21,7 @@ from flowerseg.predict.folder import (
 )
 from flowerseg.predict.lock import LOCK
 from flowerseg.predict.results import Counts, Effort, PhotoResult, RunRecord
-from flowerseg.predict.settings import PredictSettings, Save, batch_size, hands_of
+from flowerseg.predict.settings import Hands, PredictSettings, Save, batch_size, hands_of
 from flowerseg.predict.stream import Segmented, stream
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Counts",
     "Effort",
     "FolderReport",
+    "Hands",
     "PhotoResult",
     "PredictSettings",
     "RunRecord",

@@ -101,7 +101,8 @@ def segment_listing(
 ) -> FolderReport:
     """Segment the photos of a listing, then write results.csv and run.json.
 
-    See `segment_folder`; `read` gives the bytes of the photo at a path, or raises ImageError.
+    See `segment_folder`; `read` gives the bytes of the photo at a path, or raises ImageError. With
+    several processes it is called in those, so it has to be one that can be pickled.
     """
     settings = settings or PredictSettings()
     hands = hands_of(settings, segmenter.info.device, len(listing.photos))

@@ -124,14 +124,16 @@ class Channel:
         self._sending = Lock()
 
     def send(self, message: object) -> None:
-        """Send it; BrokenPipeError where nobody listens any more."""
+        """Send it. That the other process is no more is heard by whoever listens to it."""
         content = pickle.dumps(message)
-        with self._sending:
+        with self._sending, suppress(BrokenPipeError, ConnectionResetError):
             self._connection.send_bytes(content)
 
-    def receive(self) -> Any:
-        """The next one; EOFError when there will be none, or ConnectionResetError."""
-        return self._connection.recv()
+    def messages(self) -> Iterator[Any]:
+        """What the other process says, until it is no more; for one thread at a time."""
+        with suppress(EOFError, ConnectionResetError):
+            while True:
+                yield self._connection.recv()
 
     def close(self) -> None:
         """Let go of it."""
@@ -176,8 +178,9 @@ class _Helper:
 
     def __init__(self, channel: Channel, memory: int) -> None:
         self._channel = channel
-        self._setup: Setup = channel.receive()
-        setup = self._setup
+        self._messages = channel.messages()
+        setup: Setup = next(self._messages)
+        self._setup = setup
         slots = Slots(memory, setup.slots, setup.batch, setup.preprocess.size_hw)
         self._asking = [_Asking(setup.info, slots, i, channel) for i in range(setup.slots)]
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
@@ -209,9 +212,8 @@ class _Helper:
 
     def _listen(self) -> None:
         try:
-            with suppress(EOFError, ConnectionResetError):
-                while True:
-                    self._hear(self._channel.receive())
+            for message in self._messages:
+                self._hear(message)
         except Exception:
             traceback.print_exc()
         os._exit(1)
@@ -255,9 +257,9 @@ def _told(error: BaseException) -> BaseException:
 def main() -> None:
     """Run as the helper that the command line tells of."""
     channel, memory = Channel(int(sys.argv[1])), int(sys.argv[2])
+    error: BaseException | None = None
     try:
         _Helper(channel, memory).run()
-    except BaseException as error:  # it belongs to the process that holds the model
-        channel.send(Ended(_told(error)))
-    else:
-        channel.send(Ended(None))
+    except BaseException as raised:  # it belongs to the process that holds the model
+        error = _told(raised)
+    channel.send(Ended(error))

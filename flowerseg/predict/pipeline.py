@@ -24,6 +24,7 @@ from flowerseg.arrays import Foreground, Rgb
 from flowerseg.images import use_one_thread_per_call
 
 ResultT = TypeVar("ResultT")
+StreamT = TypeVar("StreamT")
 
 WRITERS = 8  # threads that wait for the disk
 
@@ -86,6 +87,44 @@ class BusyTime:
                 if self._at_work == 0:
                     self.seconds += time.perf_counter() - self._since
 
+    def waited_share(self, wall_s: float) -> float:
+        """Share of a time in which none was; 0 of no time."""
+        return 1.0 - self.seconds / wall_s if wall_s else 0.0
+
+
+class Streams(Generic[StreamT]):
+    """Streams, each used by one thread at a time, and a thread for each; for one run.
+
+    Args:
+        streams: what batches are brought through.
+        busy: is told when any of them is at work.
+    """
+
+    def __init__(self, streams: Sequence[StreamT], busy: BusyTime) -> None:
+        self._busy = busy
+        self._threads = ThreadPoolExecutor(len(streams), "flowerseg-predict-stream")
+        self._free: SimpleQueue[StreamT] = SimpleQueue()
+        for stream in streams:
+            self._free.put(stream)
+
+    def submit(self, work: Callable[..., None], *arguments: object) -> None:
+        """Do some work that takes a stream, in one of the threads."""
+        self._threads.submit(work, *arguments)
+
+    @contextmanager
+    def taken(self) -> Iterator[StreamT]:
+        """A stream for the calling thread, given back however its work ends."""
+        stream = self._free.get()  # there are as many as threads
+        try:
+            with self._busy.at_work():
+                yield stream
+        finally:
+            self._free.put(stream)
+
+    def shutdown(self) -> None:
+        """Drop what has not begun, and wait for what has."""
+        self._threads.shutdown(cancel_futures=True)
+
 
 def most_alive(streams: int, batch: int, workers: int) -> int:
     """Photos that are under way in a pipeline at most: a batch in each stream, one behind them, two
@@ -125,7 +164,7 @@ class Pipeline(Generic[ResultT]):
     @property
     def waited_share(self) -> float:
         """Share of the run's time in which the backend had nothing to do; 0 before a run."""
-        return 1.0 - self.backend_s / self.wall_s if self.wall_s else 0.0
+        return self._busy.waited_share(self.wall_s)
 
     def run(self, steps: Iterable[Step[ResultT]]) -> Generator[Finished[ResultT], None, None]:
         """Run every step to its result; the results come in any order.
@@ -136,17 +175,14 @@ class Pipeline(Generic[ResultT]):
         use_one_thread_per_call()
         began = time.perf_counter()
         self._computing = ThreadPoolExecutor(self._workers, "flowerseg-predict")
-        self._inferring = ThreadPoolExecutor(len(self._streams), "flowerseg-predict-stream")
-        self._free: SimpleQueue[Callable[[Sequence[Rgb]], Foreground]] = SimpleQueue()
-        for infer in self._streams:
-            self._free.put(infer)
+        self._inferring = Streams(self._streams, self._busy)
         self._writing = ThreadPoolExecutor(WRITERS, "flowerseg-predict-write")
         self._done: SimpleQueue[_Ready[ResultT] | Finished[ResultT] | BaseException] = SimpleQueue()
         try:
             yield from self._overlapped(iter(steps))
         finally:
             # In the order of the work: what one leaves behind, the next may still take.
-            self._inferring.shutdown(cancel_futures=True)
+            self._inferring.shutdown()
             self._computing.shutdown(cancel_futures=True)
             self._writing.shutdown(cancel_futures=True)
             self.wall_s = time.perf_counter() - began
@@ -178,15 +214,11 @@ class Pipeline(Generic[ResultT]):
     def _run_batch(self, ready: Sequence[_Ready[ResultT]]) -> None:
         """Bring a batch through a stream, in that stream's thread."""
         try:
-            infer = self._free.get()  # there are as many as threads
             frames = [item.work.frame for item in ready]
-            began = time.perf_counter()
-            try:
-                with self._busy.at_work():
-                    foregrounds = infer(frames + frames[-1:] * (self._batch - len(frames)))
-            finally:
-                self._free.put(infer)  # the next batch may wait for it already
-            each_s = (time.perf_counter() - began) / len(ready)
+            with self._inferring.taken() as infer:
+                began = time.perf_counter()
+                foregrounds = infer(frames + frames[-1:] * (self._batch - len(frames)))
+                each_s = (time.perf_counter() - began) / len(ready)
             for item, foreground in zip(ready, foregrounds[: len(ready)], strict=True):
                 worked_s = item.worked_s + each_s
                 self._computing.submit(self._work, item.work.then, worked_s, foreground)

@@ -1,7 +1,7 @@
 """A folder run in several processes around one model.
 
-One interpreter hands on some thousand photos a second at most, however many cores decode for it:
-its threads take turns at its lock. A GPU asks for more. So helpers read, decode, encode and write,
+However many cores decode, the threads of one interpreter take turns at its lock, and a GPU may ask
+for more photos than they hand on. So helpers read, decode, encode and write,
 each with an interpreter of its own; this process infers their batches, which lie in memory that it
 shares with them, and keeps the journal. See `flowerseg.predict.helper` for the other side.
 """
@@ -12,14 +12,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing
 from itertools import chain, islice, takewhile
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from flowerseg.backends import Backend, run
 from flowerseg.errors import FlowersegError
@@ -37,7 +35,7 @@ from flowerseg.predict.helper import (
     slots_bytes,
 )
 from flowerseg.predict.photo import Job, Outcome, Task
-from flowerseg.predict.pipeline import BusyTime, Finished, most_alive
+from flowerseg.predict.pipeline import BusyTime, Finished, Streams, most_alive
 from flowerseg.predict.settings import Hands, PredictSettings, batch_size
 from flowerseg.segmenter import Segmenter
 
@@ -76,7 +74,7 @@ class InProcesses:
 
     @property
     def waited_share(self) -> float:
-        return 1.0 - self._busy.seconds / self.wall_s if self.wall_s else 0.0
+        return self._busy.waited_share(self.wall_s)
 
     def run(
         self, job: Job, tasks: Iterable[Task], is_over: Callable[[], bool]
@@ -92,7 +90,8 @@ class InProcesses:
         first = list(islice(begun, self.batch * self.hands.processes))
         count = -(-len(first) // self.batch)
         try:
-            with _Around(self._segmenter.backends, self._setup(job), count, self._busy) as around:
+            around = _Around(self._segmenter.backends, self._setup(job), count, self._busy)
+            with closing(around):
                 yield from around.outcomes(chain(first, begun), is_over)
         finally:
             self.wall_s = time.perf_counter() - began
@@ -115,7 +114,7 @@ class InProcesses:
 
 
 class _Helper:
-    """A helper, seen from the process that holds the model."""
+    """A helper, seen from the process that holds the model; it waits for its setup."""
 
     def __init__(self, setup: Setup) -> None:
         shape = (setup.slots, setup.batch, setup.preprocess.size_hw)
@@ -138,19 +137,7 @@ class _Helper:
         finally:
             theirs.close()
             os.close(memory)
-        self._channel = Channel(ours.detach())
-        self.tell(setup)
-
-    def tell(self, message: object) -> None:
-        """Send it a message; that it is no more is heard by who listens to it."""
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self._channel.send(message)
-
-    def messages(self) -> Iterator[Any]:
-        """What it says, until it is no more."""
-        with suppress(EOFError, ConnectionResetError):
-            while True:
-                yield self._channel.receive()
+        self.channel = Channel(ours.detach())
 
     def died(self) -> FlowersegError:
         """The error that its end is, where it has not told of it."""
@@ -167,10 +154,6 @@ class _Helper:
         self._process.kill()
         self._process.wait()
 
-    def close(self) -> None:
-        """Let go of what it was spoken to by, once nobody listens to it."""
-        self._channel.close()
-
 
 class _Around:
     """Helpers, and the backends that infer for them.
@@ -185,11 +168,7 @@ class _Around:
     def __init__(
         self, backends: Sequence[Backend], setup: Setup, count: int, busy: BusyTime
     ) -> None:
-        self._busy = busy
-        self._free: SimpleQueue[Backend] = SimpleQueue()
-        for backend in backends:
-            self._free.put(backend)
-        self._inferring = ThreadPoolExecutor(len(backends), "flowerseg-predict-stream")
+        self._inferring = Streams(backends, busy)
         self._said: SimpleQueue[tuple[_Helper, Any] | BaseException] = SimpleQueue()
         self._batch = setup.batch
         self._has_more = True
@@ -198,8 +177,9 @@ class _Around:
         try:
             for _ in range(count):
                 self._helpers.append(_Helper(setup))
+                self._helpers[-1].channel.send(setup)
         except BaseException:
-            self._end()
+            self.close()
             raise
         self._at_work = list(self._helpers)
         self._is_broken = False
@@ -207,16 +187,15 @@ class _Around:
             self._listening.append(Thread(target=self._listen, args=[helper]))
             self._listening[-1].start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
+    def close(self) -> None:
+        """End the helpers that have not ended."""
+        for helper in self._helpers:
+            helper.end()
+        for thread in self._listening:
+            thread.join()
+        self._inferring.shutdown()
+        for helper in self._helpers:
+            helper.channel.close()
 
     def outcomes(
         self, tasks: Iterator[Task], is_over: Callable[[], bool]
@@ -250,14 +229,14 @@ class _Around:
     def _hand_out(self, helper: _Helper, tasks: Iterator[Task], count: int) -> None:
         handed = list(islice(tasks, count)) if self._has_more else []
         if handed:
-            helper.tell(Tasks(handed))
+            helper.channel.send(Tasks(handed))
         if self._has_more and len(handed) < count:
             self._has_more = False
             self._tell_all(NoMore(at_once=False))
 
     def _tell_all(self, message: NoMore) -> None:
         for helper in self._at_work:
-            helper.tell(message)
+            helper.channel.send(message)
 
     def _next(self) -> tuple[_Helper, Done | Ended]:
         """What one of those at work says."""
@@ -273,7 +252,7 @@ class _Around:
                 return helper, message
 
     def _listen(self, helper: _Helper) -> None:
-        for message in helper.messages():
+        for message in helper.channel.messages():
             if isinstance(message, Infer):
                 self._inferring.submit(self._infer, helper, message.slot)
             else:
@@ -283,22 +262,9 @@ class _Around:
     def _infer(self, helper: _Helper, slot: int) -> None:
         """Answer one batch, in a stream's thread."""
         try:
-            backend = self._free.get()  # there are as many as threads
-            try:
-                with self._busy.at_work():
-                    foreground = run(backend, helper.slots.images[slot])
-            finally:
-                self._free.put(backend)
+            with self._inferring.taken() as backend:
+                foreground = run(backend, helper.slots.images[slot])
             helper.slots.foregrounds[slot][...] = foreground
-            helper.tell(Infer(slot))
+            helper.channel.send(Infer(slot))
         except BaseException as error:  # it belongs to the thread that waits for the results
             self._said.put(error)
-
-    def _end(self) -> None:
-        for helper in self._helpers:
-            helper.end()
-        for thread in self._listening:
-            thread.join()
-        self._inferring.shutdown(cancel_futures=True)
-        for helper in self._helpers:
-            helper.close()

@@ -1,4 +1,4 @@
-"""What is asked of a folder run, and the batch that follows from it."""
+"""What is asked of a folder run, and the batch and the hands that follow from it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,10 +25,10 @@ class Save(StrEnum):
 
 _MOST_ON_CPU = 8  # workers beside a model that wants the same cores
 _MOST_ON_GPU = 32
-# A photo takes some 4 ms, for a fifth of which its thread holds the interpreter's lock. More
-# threads than these wait for one another.
+# Estimates until a GPU has measured them: threads that one interpreter's lock hardly holds up, and
+# photos on which a process saves more than its start takes.
 _WORKERS_A_PROCESS = 4
-_PHOTOS_A_PROCESS = 500  # at least: starting it takes as long as it saves on these
+_PHOTOS_A_PROCESS = 500
 
 
 @dataclass(frozen=True)

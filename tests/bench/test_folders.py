@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flowerseg.predict.settings import Hands
 from flowerseg_bench.folders import kills, memory, throughput
 from flowerseg_bench.folders.kills import Differences, Left, differences
 from flowerseg_bench.folders.memory import Peak
@@ -15,7 +16,9 @@ from flowerseg_bench.folders.throughput import Opened, Round, Speed
 
 def test_limit_is_the_engine_and_a_cores_share_of_the_rest() -> None:
     rounds = (Round(0.010, 0.004, 0.016, 0.1), Round(0.012, 0.006, 0.014, 0.3))
-    speed = Speed("openvino 1", 8, 2, cores=2, rounds=(*rounds, Round(0.011, 0.005, 0.015, 0.2)))
+    speed = Speed(
+        "openvino 1", 8, Hands(2, 1), cores=2, rounds=(*rounds, Round(0.011, 0.005, 0.015, 0.2))
+    )
     assert speed.limit_s == pytest.approx(0.011 + 0.005 / 2)
     assert speed.share == pytest.approx(0.0135 / 0.015)
     finding = throughput.finding_of(Path(__file__), 160, 2000, [speed])
@@ -26,11 +29,14 @@ def test_limit_is_the_engine_and_a_cores_share_of_the_rest() -> None:
 
 def test_limit_on_a_gpu_is_the_engine_alone() -> None:
     one = Round(0.001, 0.004, 0.00125, 0.2)
-    speed = Speed("pytorch-fp16 2 on H200", 64, 16, cores=16, rounds=(one,), device="cuda")
+    speed = Speed(
+        "pytorch-fp16 2 on H200", 64, Hands(16, 4), cores=16, rounds=(one,), device="cuda"
+    )
     assert speed.limit_s == 0.001
     finding = throughput.finding_of(Path(__file__), 160, 8000, [speed])
     assert finding.raw["shares"] == [0.8]
     assert "the speed that the engine alone has with its transfers" in finding.headline
+    assert "batch 64, 16 workers in 4 processes" in finding.notes[2]
 
 
 def test_engine_rest_and_folder_are_each_timed_by_themselves(

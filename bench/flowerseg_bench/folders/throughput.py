@@ -31,7 +31,7 @@ from flowerseg.backends.device import allowed_cores
 from flowerseg.files import sha256_of
 from flowerseg.images import encode_mask, read_rgb, use_one_thread_per_call
 from flowerseg.listing import list_photos
-from flowerseg.predict import PredictSettings, batch_size, hands_of, segment_folder
+from flowerseg.predict import Hands, PredictSettings, batch_size, hands_of, segment_folder
 from flowerseg.preprocess import frame_from_photo
 from flowerseg.segmenter import Segmenter
 from flowerseg_bench.jobs import in_threads
@@ -56,7 +56,7 @@ class Speed:
 
     runtime: str
     batch: int
-    workers: int
+    hands: Hands
     cores: int
     rounds: tuple[Round, ...]
     device: str = "cpu"
@@ -134,10 +134,9 @@ def _measured(
         measured = tuple(
             _round(folder, files, segmenter, alone, batches, settings, clock) for _ in range(rounds)
         )
-        cores = len(allowed_cores())
-        kind = segmenter.info.device.partition(":")[0]
-        workers = hands_of(settings, kind).workers
-        return Speed(str(segmenter.info), batch, workers, cores, measured, kind)
+        info, cores = segmenter.info, len(allowed_cores())
+        hands = hands_of(settings, info.device, len(list(folder.iterdir())))
+        return Speed(str(info), batch, hands, cores, measured, info.device.partition(":")[0])
 
 
 def _round(
@@ -210,17 +209,11 @@ def finding_of(model: Path, photos: int, count: int, speeds: Sequence[Speed]) ->
         )
         for speed in speeds
     ]
-    cores, on_cpu = speeds[0].cores, speeds[0].device == "cpu"
+    first = speeds[0]
     shares = ", ".join(f"{s.share:.3f} ({s.runtime.partition(' ')[0]})" for s in speeds)
+    whose, limit = _limit_in_words(first)
     return Finding(
-        headline=(
-            f"A folder of {count} photos is segmented at {shares} of the speed that "
-            + (
-                f"{cores} cores allow once decoding and encoding are paid"
-                if on_cpu
-                else f"the engine alone has with its transfers, beside {cores} cores"
-            )
-        ),
+        headline=f"A folder of {count} photos is segmented at {shares} of the speed that {whose}",
         table=table_of(
             "Speed of a folder run",
             (
@@ -235,21 +228,13 @@ def finding_of(model: Path, photos: int, count: int, speeds: Sequence[Speed]) ->
             rows,
         ),
         notes=(
-            (
-                f"The limit is one photo every engine + rest / {cores} seconds: the engine takes "
-                "all cores, transfers included, for one batch or for one in each stream, whichever "
-                "is faster"
-                if on_cpu
-                else "The limit is one photo every engine seconds: transfers are included, one "
-                "batch at a time or one in each stream, whichever is faster"
-            )
-            + ". The rest is decoding, resizing to the frame and back, thresholding and encoding, "
-            "measured on one thread with the machine to itself. Both are measured before and after "
-            "the folder, and the faster time counts",
+            f"The limit is one photo every {limit}, transfers included, for one batch or for one "
+            "in each stream, whichever is faster. The rest is decoding, resizing to the frame and "
+            "back, thresholding and encoding, measured on one thread with the machine to itself. "
+            "Both are measured before and after the folder, and the faster time counts",
             "Reading, hashing, flushing each mask to disk and the journal are not in the limit",
-            f"{photos} different photos, linked around and around; batch "
-            f"{speeds[0].batch}, {speeds[0].workers} workers; medians of "
-            f"{len(speeds[0].rounds)} rounds",
+            f"{photos} different photos, linked around and around; batch {first.batch}, "
+            f"{first.hands}; medians of {len(first.rounds)} rounds",
         ),
         raw={
             "model": model.name,
@@ -259,4 +244,18 @@ def finding_of(model: Path, photos: int, count: int, speeds: Sequence[Speed]) ->
             "speeds": [dataclasses.asdict(speed) for speed in speeds],
             "shares": [round(speed.share, 4) for speed in speeds],
         },
+    )
+
+
+def _limit_in_words(speed: Speed) -> tuple[str, str]:
+    """Whose speed the limit is, and its seconds, to go on with a comma."""
+    cores = speed.cores
+    if speed.device == "cpu":
+        return (
+            f"{cores} cores allow once decoding and encoding are paid",
+            f"engine + rest / {cores} seconds: the engine takes all cores",
+        )
+    return (
+        f"the engine alone has with its transfers, beside {cores} cores",
+        "engine seconds: the engine has the GPU to itself",
     )

@@ -33,7 +33,7 @@ def onnx_from_network(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
         ExportError: PyTorch's exporter or the checker of ONNX refuses.
     """
     try:
-        with _quiet_exporter():
+        with quietly():
             exported = torch.onnx.export(
                 Deployable(network).eval(),
                 (_example(network, size_hw),),
@@ -91,6 +91,18 @@ def set_metadata(model: onnx.ModelProto, entries: dict[str, str]) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep an exporter's own advice and deprecation talk off the user's terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
 def _example(network: FlowerNet, size_hw: SizeHW) -> torch.Tensor:
     shape = (_EXAMPLE_BATCH, *size_hw, 3)
     return torch.zeros(shape, dtype=torch.uint8, device=network.mean.device)
@@ -101,15 +113,3 @@ def _described(value: onnx.ValueInfoProto) -> str:
     dims = ", ".join(d.dim_param or str(d.dim_value) for d in tensor.shape.dim)
     kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     return f"{value.name} {kind} ({dims})"
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's own progress and deprecation talk off the user's terminal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)

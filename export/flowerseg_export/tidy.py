@@ -42,18 +42,39 @@ def module_of(node: ir.Node) -> str:
     return _without_wrapper(names[-1]) if names else ""
 
 
+def static_hw(value: ir.Value | None) -> list[int]:
+    """Height and width of maps (N, C, H, W).
+
+    Raises:
+        ValueError: they are not fixed.
+    """
+    shape = value.shape if value is not None else None
+    sides = [side for side in shape[2:] if isinstance(side, int)] if shape is not None else []
+    if len(sides) != 2:
+        raise ValueError(f"{value}: height and width are not fixed")
+    return sides
+
+
+def constant(graph: ir.Graph, name: str, content: np.ndarray) -> ir.Value:
+    """A new initializer of the graph."""
+    value = ir.Value(name=name, const_value=ir.tensor(content, name=name))
+    value.shape, value.dtype = ir.Shape(content.shape), ir.DataType.from_numpy(content.dtype)
+    graph.register_initializer(value)
+    return value
+
+
 def _resize_to_constant(model: ir.Model, node: ir.Node) -> None:
     """A Resize to sizes that are computed from the batch -> one with constants only."""
-    before, after = _static_hw(node.inputs[0]), _static_hw(node.outputs[0])
+    before, after = static_hw(node.inputs[0]), static_hw(node.outputs[0])
     factors = [new / old for old, new in zip(before, after, strict=True)]
     if all(factor.is_integer() for factor in factors):
         scales = np.array([1, 1, *factors], np.float32)
-        _set_inputs(node, {2: _constant(model, f"{node.name}_scales", scales)})
+        _set_inputs(node, {2: constant(model.graph, f"{node.name}_scales", scales)})
     else:
         # A scale that is no whole number rounds to another size sooner or later.
         sizes = np.array(after, np.int64)
         node.attributes["axes"] = ir.AttrInt64s("axes", [2, 3])
-        _set_inputs(node, {3: _constant(model, f"{node.name}_sizes", sizes)})
+        _set_inputs(node, {3: constant(model.graph, f"{node.name}_sizes", sizes)})
 
 
 def _pool_whole_map(model: ir.Model, node: ir.Node) -> None:
@@ -68,14 +89,6 @@ def _pool_whole_map(model: ir.Model, node: ir.Node) -> None:
     node.attributes.clear()
 
 
-def _static_hw(value: ir.Value | None) -> list[int]:
-    shape = value.shape if value is not None else None
-    sides = [side for side in shape[2:] if isinstance(side, int)] if shape is not None else []
-    if len(sides) != 2:
-        raise ValueError(f"{value}: height and width are not fixed")
-    return sides
-
-
 def _set_inputs(node: ir.Node, used: dict[int, ir.Value]) -> None:
     """Keep a Resize's first input, and give the others as `used` says."""
     for index in range(1, len(node.inputs)):
@@ -83,13 +96,6 @@ def _set_inputs(node: ir.Node, used: dict[int, ir.Value]) -> None:
     node.resize_inputs(max(used) + 1)
     for index, value in used.items():
         node.replace_input_with(index, value)
-
-
-def _constant(model: ir.Model, name: str, content: np.ndarray) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(content, name=name))
-    value.shape, value.dtype = ir.Shape(content.shape), ir.DataType.from_numpy(content.dtype)
-    model.graph.register_initializer(value)
-    return value
 
 
 def _rename(model: ir.Model) -> None:

@@ -375,7 +375,7 @@ def test_int8_calibrates_on_the_training_split_and_proves_on_the_other(
     np.testing.assert_array_equal(np.stack(seen), np.stack(train))
     manifest = open_artifact(out).manifest
     assert manifest.precision == "int8"
-    assert manifest.quantisation == "uint8 activations; percentile over 12 photos"
+    assert manifest.quantisation == "uint8 activations, 7-bit weights; percentile over 12 photos"
     assert manifest.keep_fp32 == ("classifier.4", "backbone.0")
     assert manifest.proof is not None
     assert manifest.proof.data.startswith("flowers/val1[2] ")

@@ -60,6 +60,38 @@ def test_cpu_flavour_has_unsigned_activations(
     assert set(kinds) == {"uint8"}
 
 
+def test_cpu_flavour_never_saturates_where_two_products_are_added_in_16_bits(
+    quantised: Callable[[Flavour], onnx.ModelProto],
+) -> None:
+    # vpmaddubsw of x86 without VNNI: two of 0..255 times two weights, added in int16.
+    weights = _int8_weights(quantised(Flavour.CPU))
+    assert len(weights) > 50
+    largest = max(np.abs(weight.astype(int)).max() for weight in weights)
+    assert 2 * 255 * largest <= np.iinfo(np.int16).max
+    assert largest > 2**5  # and all of the 7 bits are used
+
+
+def test_tensorrt_flavour_has_weights_of_the_full_range(
+    quantised: Callable[[Flavour], onnx.ModelProto],
+) -> None:
+    weights = _int8_weights(quantised(Flavour.TENSORRT))
+    assert max(np.abs(weight.astype(int)).max() for weight in weights) == 127
+
+
+def _int8_weights(model: onnx.ModelProto) -> list[np.ndarray]:
+    tensors = [t for t in model.graph.initializer if t.data_type == TensorProto.INT8]
+    return [numpy_helper.to_array(tensor) for tensor in tensors if len(tensor.dims) == 4]
+
+
+def test_enlarging_the_map_stays_in_float(
+    quantised: Callable[[Flavour], onnx.ModelProto],
+) -> None:
+    model = quantised(Flavour.CPU)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    factors = [name for node in model.graph.node if node.op_type == "MatMul" for name in node.input]
+    assert sum(kinds.get(name) == TensorProto.FLOAT for name in factors) == 2
+
+
 def test_tensorrt_flavour_is_symmetric_signed_and_without_int32_biases(
     quantised: Callable[[Flavour], onnx.ModelProto],
 ) -> None:

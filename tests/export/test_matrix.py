@@ -100,6 +100,8 @@ def test_int8_for_cpus_has_unsigned_activations_in_every_architecture(
     (graph,) = export_model(config)
     types = {tensor.data_type for tensor in onnx.load(graph.path).graph.initializer}
     assert onnx.TensorProto.UINT8 in types
-    assert graph.manifest.quantisation.startswith("uint8 activations; minmax over 12 photos")
+    assert graph.manifest.quantisation.startswith(
+        "uint8 activations, 7-bit weights; minmax over 12 photos"
+    )
     session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
     assert session.run(None, {"images": frames[:2]})[0].shape == (2, *SIZE_HW)

@@ -1,4 +1,4 @@
-"""A graph rearranged for the 8-bit kernels of processors: the same function, less work."""
+"""Graphs rearranged for the 8-bit kernels of processors: the same function, less work."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -18,60 +18,84 @@ from flowerseg_export.tidy import constant, static_hw
 _WORTHWHILE = 0.5
 
 
-def for_processors(model: onnx.ModelProto) -> onnx.ModelProto:
+def before_quantisation(model: onnx.ModelProto) -> onnx.ModelProto:
     """An FP32 graph of the same function that runtimes on processors run faster once quantised.
 
-    - 8-bit kernels of oneDNN and MLAS multiply a convolution's padding too, which their FP32
-      kernels skip: four fifths of the products of ASPP's branch of dilation 12 on a map of 14 x 14.
     - ONNX Runtime moves the frames' transposition behind their normalisation, whose constants are
-      then repeated from pixel to pixel, three values at a time.
-    - OpenVINO's bilinear Interpolate of one channel takes longer than the convolutions of the head;
-      as two products of matrices it takes next to nothing.
-
-    Args:
-        model: height and width of its maps are static.
+      then repeated from pixel to pixel, three values at a time: here they fill a row.
+    - OpenVINO's bilinear Interpolate of one channel takes longer than the head's convolutions; as
+      two products of matrices it takes next to nothing.
     """
-    rearranged = ir.from_proto(onnx.shape_inference.infer_shapes(model, data_prop=True))
+    rearranged = _with_shapes(model)
     for node in list(rearranged.graph):
-        match node.op_type:
-            case "Conv":
-                _split_at_padding(rearranged.graph, node)
-            case "Sub" | "Div":
-                _repeat_constant_along_rows(rearranged.graph, node)
-            case "Resize":
-                _interpolate_by_products(rearranged.graph, node)
-    RemoveUnusedNodesPass()(rearranged)  # and the weights that are in parts now
-    return ir.to_proto(rearranged)
+        if node.op_type in ("Sub", "Div"):
+            _repeat_constant_along_rows(rearranged.graph, node)
+        elif node.op_type == "Resize":
+            _interpolate_by_products(rearranged.graph, node)
+    return _written(rearranged)
+
+
+def after_quantisation(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A Q/DQ graph that gives the same bytes with fewer products.
+
+    8-bit kernels of oneDNN and MLAS multiply a convolution's padding too, which their FP32 kernels
+    skip: four fifths of the products of ASPP's branch of dilation 12 on a map of 14 x 14.
+    """
+    rearranged = _with_shapes(model)
+    for node in list(rearranged.graph):
+        if node.op_type == "Conv":
+            _split_at_padding(rearranged.graph, node)
+    return _written(rearranged)
+
+
+def _with_shapes(model: onnx.ModelProto) -> ir.Model:
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model, data_prop=True))
+
+
+def _written(model: ir.Model) -> onnx.ModelProto:
+    RemoveUnusedNodesPass()(model)  # and constants that others have replaced
+    return ir.to_proto(model)
 
 
 def _split_at_padding(graph: ir.Graph, conv: ir.Node) -> None:
-    """A convolution that meets mostly padding -> one for each part of its map, joined."""
-    images, weight, *bias = conv.inputs
-    if images is None or weight is None or weight.const_value is None:
+    """A quantised convolution that meets mostly padding -> one for each part of its map, joined."""
+    to_maps, to_weight = (_dequantisation(value) for value in conv.inputs[:2])
+    after = [use.node for use in conv.outputs[0].uses()]
+    if not to_maps or not to_weight or [node.op_type for node in after] != ["QuantizeLinear"]:
         return
-    top, left, bottom, right = conv.attributes.get_ints("pads", (0, 0, 0, 0))
-    if (top, left) != (bottom, right) or set(conv.attributes.get_ints("strides", (1, 1))) != {1}:
+    maps, weight = to_maps.inputs[0], to_weight.inputs[0]
+    if maps is None or weight is None or weight.const_value is None:
         return
-    kernel, size_hw = weight.const_value.numpy(), static_hw(images)
-    dilations = conv.attributes.get_ints("dilations", (1, 1))
-    sides = zip(size_hw, kernel.shape[2:], dilations, (top, left), strict=True)
-    rows, columns = (_parts(*side) for side in sides)
-    if not rows or not columns or _share_of_products(rows, columns, kernel) > _WORTHWHILE:
+    kernel = weight.const_value.numpy()
+    rows, columns = _parts_of(conv, static_hw(maps), kernel.shape[2:])
+    if _share_of_products(rows, columns, kernel.shape[2:]) > _WORTHWHILE:
         return
 
-    parts = _Nodes(graph, conv)
-    kept = {"dilations": dilations, "group": conv.attributes.get_int("group", 1)}
+    nodes = _Nodes(graph, conv)
+    kept = {name: conv.attributes[name] for name in ("dilations", "group")}
     strips = []
     for row, part_y in enumerate(rows):
-        strip = parts.slice(images, 2, part_y.reads, f"rows{row}")
+        strip = nodes.slice(maps, 2, part_y.reads, f"rows{row}")
         tiles = []
         for column, part_x in enumerate(columns):
             place = f"{row}{column}"
-            tile = parts.slice(strip, 3, part_x.reads, f"tile{place}")
-            taps = parts.constant(kernel[:, :, part_y.taps, part_x.taps], f"taps{place}")
-            tiles.append(parts.op("Conv", [tile, taps, *bias], place, kept))
-        strips.append(parts.op("Concat", tiles, f"strip{row}", {"axis": 3}))
-    parts.replace_by(parts.op("Concat", strips, "map", {"axis": 2}))
+            tile = nodes.slice(strip, 3, part_x.reads, f"tile{place}")
+            taps = nodes.constant(kernel[:, :, part_y.taps, part_x.taps], f"taps{place}")
+            inputs = [
+                nodes.like(to_maps, tile, f"tile{place}_DequantizeLinear"),
+                nodes.like(to_weight, taps, f"taps{place}_DequantizeLinear"),
+                *conv.inputs[2:],
+            ]
+            result = nodes.op("Conv", inputs, place, kept)
+            tiles.append(nodes.like(after[0], result, f"{place}_QuantizeLinear"))
+        strips.append(nodes.op("Concat", tiles, f"strip{row}", {"axis": 3}))
+    nodes.replace(after[0], nodes.op("Concat", strips, "map", {"axis": 2}))
+
+
+def _dequantisation(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear that gives a value."""
+    producer = value.producer() if value is not None else None
+    return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
 
 
 @dataclass(frozen=True)
@@ -108,11 +132,24 @@ def _parts(size: int, taps: int, dilation: int, padding: int) -> list[_Part]:
     return parts
 
 
-def _share_of_products(rows: list[_Part], columns: list[_Part], kernel: np.ndarray) -> float:
+def _parts_of(
+    conv: ir.Node, size_hw: Sequence[int], taps_hw: Sequence[int]
+) -> tuple[list[_Part], list[_Part]]:
+    """The parts of a convolution's rows and of its columns; none where it is strided."""
+    ints = conv.attributes.get_ints
+    top, left, bottom, right = ints("pads", (0, 0, 0, 0))
+    if set(ints("strides", (1, 1))) != {1} or (top, left) != (bottom, right):
+        return [], []
+    sides = zip(size_hw, taps_hw, ints("dilations", (1, 1)), (top, left), strict=True)
+    rows, columns = (_parts(*side) for side in sides)
+    return rows, columns
+
+
+def _share_of_products(rows: list[_Part], columns: list[_Part], taps_hw: Sequence[int]) -> float:
+    """How many of the products of the whole convolution its parts need."""
     places = sum(part.length for part in rows) * sum(part.length for part in columns)
     products = sum(part.products for part in rows) * sum(part.products for part in columns)
-    share: float = products / (places * kernel.shape[2] * kernel.shape[3])
-    return share
+    return products / (places * taps_hw[0] * taps_hw[1]) if places else 1.0
 
 
 def _repeat_constant_along_rows(graph: ir.Graph, node: ir.Node) -> None:
@@ -135,7 +172,8 @@ def _interpolate_by_products(graph: ir.Graph, resize: ir.Node) -> None:
     rows, columns = (_interpolation(old, new) for old, new in sides)
     nodes = _Nodes(graph, resize)
     taller = nodes.op("MatMul", [nodes.constant(rows, "rows:0"), maps], "rows")
-    nodes.replace_by(nodes.op("MatMul", [taller, nodes.constant(columns.T, "map:1")], "map"))
+    result = nodes.op("MatMul", [taller, nodes.constant(columns.T, "map:1")], "map")
+    nodes.replace(resize, result)
 
 
 def _interpolation(old: int, new: int) -> np.ndarray:
@@ -151,11 +189,11 @@ def _interpolation(old: int, new: int) -> np.ndarray:
 
 
 class _Nodes:
-    """Nodes in the place of one, called after it."""
+    """Nodes in the place of others, called after one of them."""
 
-    def __init__(self, graph: ir.Graph, replaced: ir.Node) -> None:
+    def __init__(self, graph: ir.Graph, after: ir.Node) -> None:
         self._graph = graph
-        self._replaced = replaced
+        self._name = after.name
         self._tape = Tape()
 
     def op(
@@ -165,11 +203,15 @@ class _Nodes:
         suffix: str,
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
-        name = self._named(suffix)
+        name = f"{self._name}_{suffix}"
         return self._tape.op(op_type, inputs, attributes, name=name, output=ir.Value(name=name))
 
+    def like(self, node: ir.Node, given: ir.Value, suffix: str) -> ir.Value:
+        """What a node does, done to another first input."""
+        return self.op(node.op_type, [given, *node.inputs[1:]], suffix, node.attributes)
+
     def constant(self, content: np.ndarray, suffix: str) -> ir.Value:
-        return constant(self._graph, self._named(suffix), np.ascontiguousarray(content))
+        return constant(self._graph, f"{self._name}_{suffix}", np.ascontiguousarray(content))
 
     def slice(self, maps: ir.Value, axis: int, reads: slice, suffix: str) -> ir.Value:
         bounds = [
@@ -178,11 +220,8 @@ class _Nodes:
         ]
         return self.op("Slice", [maps, *bounds], suffix)
 
-    def replace_by(self, result: ir.Value) -> None:
-        old = self._replaced
+    def replace(self, last: ir.Node, result: ir.Value) -> None:
+        """Let the new nodes give what the last one of the old gave."""
         ir.convenience.replace_nodes_and_values(
-            self._graph, old, [old], self._tape.nodes, old.outputs, [result]
+            self._graph, last, [last], self._tape.nodes, last.outputs, [result]
         )
-
-    def _named(self, suffix: str) -> str:
-        return f"{self._replaced.name}_{suffix}"

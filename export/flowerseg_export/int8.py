@@ -14,7 +14,7 @@ import onnx
 
 from flowerseg.arrays import Rgb
 from flowerseg.errors import ExportError
-from flowerseg_export.cpu import for_processors
+from flowerseg_export.cpu import after_quantisation, before_quantisation
 from flowerseg_export.graph import quietly
 
 
@@ -63,7 +63,7 @@ def int8_from_onnx(
 
     for_tensorrt = flavour is Flavour.TENSORRT
     if not for_tensorrt:
-        model = for_processors(model)
+        model = before_quantisation(model)
     methods = {
         Calibration.MINMAX: CalibrationMethod.MinMax,
         Calibration.PERCENTILE: CalibrationMethod.Percentile,
@@ -94,7 +94,8 @@ def int8_from_onnx(
                 )
         except Exception as error:  # the quantiser raises many types; each means "refused"
             raise ExportError(f"ONNX Runtime could not quantise the graph: {error}") from error
-        return onnx.load(str(quantised))
+        result = onnx.load(str(quantised))
+    return result if for_tensorrt else after_quantisation(result)
 
 
 def nodes_of_modules(model: onnx.ModelProto, globs: Sequence[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """A graph rearranged for processors computes what it computed, with fewer products."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -10,20 +12,23 @@ from torch.nn import functional
 
 from flowerseg.arrays import Images
 from flowerseg.artifact import Artifact
-from flowerseg_export.cpu import for_processors
+from flowerseg_export.cpu import after_quantisation, before_quantisation
 from flowerseg_export.graph import check_contract
 
 
-def _graph_of(
-    node: onnx.NodeProto, constants: dict[str, np.ndarray], before: tuple[int, ...]
+def _model_of(
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, Any],
+    kind: int,
+    before: tuple[int, ...],
 ) -> onnx.ModelProto:
-    """A model of one node, from maps of a static size to `out`."""
+    """A model from `maps` (batch, *before) to `out`, of one type."""
     graph = helper.make_graph(
-        [node],
-        "one",
-        [helper.make_tensor_value_info("maps", TensorProto.FLOAT, ("batch", *before))],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(content, name) for name, content in constants.items()],
+        nodes,
+        "part",
+        [helper.make_tensor_value_info("maps", kind, ("batch", *before))],
+        [helper.make_tensor_value_info("out", kind, ["batch", None, None, None])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
@@ -39,23 +44,47 @@ def _run(model: onnx.ModelProto, maps: np.ndarray) -> np.ndarray:
 
 def _convolution(
     size_hw: tuple[int, int],
-    kernel: np.ndarray,
+    taps: tuple[int, int],
     dilation: int,
     padding: tuple[int, int],
-    group: int,
+    group: int = 1,
 ) -> onnx.ModelProto:
-    node = helper.make_node(
-        "Conv",
-        ["maps", "weight", "bias"],
-        ["out"],
-        name="aspp/Conv",
-        dilations=[dilation] * 2,
-        pads=[*padding, *padding],
-        group=group,
-    )
-    bias = np.arange(len(kernel), dtype=np.float32)
-    before = (kernel.shape[1] * group, *size_hw)
-    return _graph_of(node, {"weight": kernel, "bias": bias}, before)
+    """uint8 maps (N, 4, h, w) -> uint8 maps (N, 6, h, w), by a convolution between Q/DQ nodes."""
+    rng = np.random.default_rng(0)
+    constants: dict[str, Any] = {
+        "maps_scale": np.float32(0.02),
+        "maps_zero": np.uint8(17),
+        "weight": rng.integers(-64, 65, (6, 4 // group, *taps), dtype=np.int8),
+        "weight_scale": rng.uniform(0.01, 0.02, 6).astype(np.float32),
+        "weight_zero": np.zeros(6, np.int8),
+        "bias": rng.integers(-9999, 9999, 6, dtype=np.int32),
+        "bias_scale": np.full(6, 3e-4, np.float32),
+        "bias_zero": np.zeros(6, np.int32),
+        "out_scale": np.float32(0.15),
+        "out_zero": np.uint8(120),
+    }
+    nodes = [
+        *(
+            helper.make_node(
+                "DequantizeLinear",
+                [name, f"{name}_scale", f"{name}_zero"],
+                [f"{name}_f"],
+                axis=axis,
+            )
+            for name, axis in (("maps", 1), ("weight", 0), ("bias", 0))
+        ),
+        helper.make_node(
+            "Conv",
+            ["maps_f", "weight_f", "bias_f"],
+            ["out_f"],
+            name="aspp/Conv",
+            dilations=[dilation] * 2,
+            pads=[*padding, *padding],
+            group=group,
+        ),
+        helper.make_node("QuantizeLinear", ["out_f", "out_scale", "out_zero"], ["out"]),
+    ]
+    return _model_of(nodes, constants, TensorProto.UINT8, (4, *size_hw))
 
 
 # Height and width, taps, dilation, padding above and at the left, groups.
@@ -71,40 +100,33 @@ SPLIT = [
 
 
 @pytest.mark.parametrize(("size_hw", "taps", "dilation", "padding", "group"), SPLIT)
-def test_convolution_in_parts_is_the_convolution_and_meets_no_padding(
+def test_convolution_in_parts_gives_the_same_bytes_and_meets_no_padding(
     size_hw: tuple[int, int],
     taps: tuple[int, int],
     dilation: int,
     padding: tuple[int, int],
     group: int,
 ) -> None:
-    rng = np.random.default_rng(0)
-    kernel = rng.normal(size=(6, 4 // group, *taps)).astype(np.float32)
-    maps = rng.normal(size=(3, 4, *size_hw)).astype(np.float32)
-    model = for_processors(_convolution(size_hw, kernel, dilation, padding, group))
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    for node in convolutions:
-        assert "pads" not in {attribute.name for attribute in node.attribute}
-        assert node.name.startswith("aspp/Conv_")
-    expected = functional.conv2d(
-        torch.from_numpy(maps),
-        torch.from_numpy(kernel),
-        torch.arange(6.0),
-        padding=padding,
-        dilation=dilation,
-        groups=group,
-    )
-    np.testing.assert_allclose(_run(model, maps), expected.numpy(), rtol=1e-4, atol=1e-4)
+    before = _convolution(size_hw, taps, dilation, padding, group)
+    after = after_quantisation(before)
+    for node in after.graph.node:
+        assert node.op_type != "Conv" or "pads" not in {a.name for a in node.attribute}
+    maps = np.random.default_rng(1).integers(0, 256, (3, 4, *size_hw), dtype=np.uint8)
+    whole = _run(before, maps)
+    assert len(np.unique(whole)) > 50  # the example does not only saturate
+    np.testing.assert_array_equal(_run(after, maps), whole)
 
 
 def test_parts_are_where_the_same_taps_meet_the_map() -> None:
     # Rows 0 and 1 of 14 meet themselves and rows 12 and 13; rows 2 to 11 only themselves.
-    kernel = np.zeros((1, 1, 3, 3), np.float32)
-    model = for_processors(_convolution((14, 14), kernel, 12, (12, 12), 1))
-    weights = {tensor.name: tuple(tensor.dims)[2:] for tensor in model.graph.initializer}
-    taps = [weights[node.input[1]] for node in model.graph.node if node.op_type == "Conv"]
+    model = after_quantisation(_convolution((14, 14), (3, 3), 12, (12, 12)))
+    shapes = {tensor.name: tuple(tensor.dims)[2:] for tensor in model.graph.initializer}
+    kernels = {
+        node.output[0]: shapes[node.input[0]] for node in model.graph.node if "taps" in node.name
+    }
+    taps = [kernels[node.input[1]] for node in model.graph.node if node.op_type == "Conv"]
     assert taps == [(2, 2), (2, 1), (2, 2), (1, 2), (1, 1), (1, 2), (2, 2), (2, 1), (2, 2)]
-    assert "weight" not in weights
+    assert "weight" not in shapes  # which would be shipped without use
 
 
 @pytest.mark.parametrize(
@@ -119,11 +141,8 @@ def test_parts_are_where_the_same_taps_meet_the_map() -> None:
 def test_convolution_of_little_padding_stays_as_it_is(
     size_hw: tuple[int, int], taps: tuple[int, int], dilation: int, padding: tuple[int, int]
 ) -> None:
-    kernel = np.ones((1, 1, *taps), np.float32)
-    before = _convolution(size_hw, kernel, dilation, padding, 1)
-    after = for_processors(before)
-    assert [node.op_type for node in after.graph.node] == ["Conv"]
-    assert after.graph.node[0].attribute == before.graph.node[0].attribute
+    before = _convolution(size_hw, taps, dilation, padding)
+    assert after_quantisation(before).graph.node == before.graph.node
 
 
 @pytest.mark.parametrize("op_type", ["Sub", "Div"])
@@ -131,8 +150,8 @@ def test_normalisation_with_constants_of_a_row_is_the_same_to_the_bit(op_type: s
     channels = np.array([123.675, 116.28, 103.53], np.float32)
     maps = np.random.default_rng(0).uniform(0, 255, (2, 3, 5, 7)).astype(np.float32)
     node = helper.make_node(op_type, ["maps", "constant"], ["out"], name=op_type)
-    before = _graph_of(node, {"constant": channels.reshape(1, 3, 1, 1)}, (3, 5, 7))
-    after = for_processors(before)
+    constants = {"constant": channels.reshape(1, 3, 1, 1)}
+    after = before_quantisation(_model_of([node], constants, TensorProto.FLOAT, (3, 5, 7)))
     assert [tuple(tensor.dims) for tensor in after.graph.initializer] == [(1, 3, 1, 7)]
     by_hand = {"Sub": np.subtract, "Div": np.divide}[op_type](maps, channels[:, None, None])
     np.testing.assert_array_equal(_run(after, maps), by_hand)
@@ -145,7 +164,8 @@ def test_interpolation_by_products_is_torchs(
     node = helper.make_node(
         "Resize", ["maps", "", "", "sizes"], ["out"], name="Resize", mode="linear", axes=[2, 3]
     )
-    model = for_processors(_graph_of(node, {"sizes": np.array(new_hw)}, (1, *old_hw)))
+    constants = {"sizes": np.array(new_hw)}
+    model = before_quantisation(_model_of([node], constants, TensorProto.FLOAT, (1, *old_hw)))
     assert [node.op_type for node in model.graph.node] == ["MatMul", "MatMul"]
     maps = np.random.default_rng(0).normal(size=(2, 1, *old_hw)).astype(np.float32)
     expected = functional.interpolate(
@@ -158,7 +178,7 @@ def test_whole_network_is_the_same_function_under_the_same_contract(
     fp32_onnx: Artifact, frames: Images
 ) -> None:
     before = onnx.load(fp32_onnx.path)
-    after = for_processors(before)
+    after = before_quantisation(before)
     check_contract(after, (64, 64))
     maps = [
         onnxruntime.InferenceSession(

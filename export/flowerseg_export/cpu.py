@@ -17,6 +17,8 @@ from flowerseg_export.tidy import constant, static_hw
 # gain, the parts' copies and small kernels do not pay.
 _WORTHWHILE = 0.5
 
+_OF_TAPS = ("dilations", "group")  # what the parts of a convolution have from the whole
+
 
 def before_quantisation(model: onnx.ModelProto) -> onnx.ModelProto:
     """An FP32 graph of the same function that runtimes on processors run faster once quantised.
@@ -72,7 +74,7 @@ def _split_at_padding(graph: ir.Graph, conv: ir.Node) -> None:
         return
 
     nodes = _Nodes(graph, conv)
-    kept = {name: conv.attributes[name] for name in ("dilations", "group")}
+    kept = {name: conv.attributes[name] for name in conv.attributes if name in _OF_TAPS}
     strips = []
     for row, part_y in enumerate(rows):
         strip = nodes.slice(maps, 2, part_y.reads, f"rows{row}")

@@ -164,6 +164,7 @@ class Proof:
     undecided_difference: float | None = None  # mean where the reference is undecided
     worst: tuple[WorstPhoto, ...] = ()
     runtime: str = ""  # by name; empty: the first of the file's kind, or none
+    selftest_map: str = ""  # what a proved INT8 file makes of the self-test's photo; base64 PNG
 
     @property
     def why(self) -> str:

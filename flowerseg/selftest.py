@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowerseg.arrays import Foreground
-from flowerseg.artifact import Artifact, Precision, SelfTest, computed_in
+from flowerseg.artifact import Artifact, Manifest, Precision, SelfTest, computed_in
 from flowerseg.backends.base import Backend, run
 from flowerseg.errors import ArtifactError
 from flowerseg.images import decode_rgb, encode_png
@@ -59,14 +59,14 @@ def require_same_map(artifact: Artifact, backend: Backend) -> None:
         return
     found = difference(
         foreground_here(manifest.selftest, manifest.preprocess, backend),
-        stored_foreground(manifest.selftest),
+        _stored_foreground(manifest, backend.info.runtime),
     )
     allowed = TOLERANCES[computed_in(backend.info.runtime, manifest.precision)]
     if found.exceeds(allowed):
         info = backend.info
         raise ArtifactError(
             f"{artifact.path}: the self-test differs. The map of its painted photo, by {info}, is "
-            f"{found.mean:.1f} levels of 256 from the reference's in the mean (allowed "
+            f"{found.mean:.1f} levels of 256 from the stored one in the mean (allowed "
             f"{allowed.mean}) and {found.largest} at most (allowed {allowed.largest}). Photos are "
             "decoded, resized or ordered otherwise here than in training, or the runtime computes "
             "something else; masks would be wrong in silence. Install the OpenCV of the "
@@ -75,17 +75,18 @@ def require_same_map(artifact: Artifact, backend: Backend) -> None:
         )
 
 
-def retaken(artifact: Artifact, backend: Backend) -> SelfTest | None:
-    """The self-test of a proved file with its own map in place of the reference's.
+def own_map(artifact: Artifact, backend: Backend) -> str:
+    """What a file makes of its self-test's photo, for its proof in this runtime; else empty.
 
-    INT8 moves a map by more than another path of the photos does; a proof has said that the masks
-    are right all the same, so from there on the file is held to what it gave itself.
+    INT8 moves a map by more than another path of the photos does, and each runtime by itself. A
+    proof has said that the masks are right all the same, so from there on the file is held to what
+    it gave itself.
     """
     manifest = artifact.manifest
-    if manifest.selftest is None:
-        return None
+    if manifest.selftest is None or manifest.precision is not Precision.INT8:
+        return ""
     own = foreground_here(manifest.selftest, manifest.preprocess, backend)
-    return SelfTest(manifest.selftest.photo, base64.b64encode(encode_png(own)).decode())
+    return base64.b64encode(encode_png(own)).decode()
 
 
 def foreground_here(selftest: SelfTest, preprocess: Preprocess, backend: Backend) -> Foreground:
@@ -98,9 +99,12 @@ def foreground_here(selftest: SelfTest, preprocess: Preprocess, backend: Backend
     return first
 
 
-def stored_foreground(selftest: SelfTest) -> Foreground:
-    """The reference's map (H, W) of the stored photo."""
-    data = base64.b64decode(selftest.foreground)
+def _stored_foreground(manifest: Manifest, runtime: str) -> Foreground:
+    """The map (H, W) of the stored photo: the file's own in this runtime, or the reference's."""
+    proof = manifest.proof_in(runtime)
+    own = proof.selftest_map if proof is not None else ""
+    reference = manifest.selftest.foreground if manifest.selftest is not None else ""
+    data = base64.b64decode(own or reference)
     grey: Foreground = decode_rgb(data, "the map of the self-test")[..., 0]
     return grey
 

@@ -280,7 +280,7 @@ def test_backend_is_closed_where_the_self_test_differs(
 
 
 @pytest.mark.slow
-def test_proved_int8_file_is_held_to_its_own_map(
+def test_proved_int8_file_is_held_to_its_own_map_in_each_runtime(
     checkpoint: Path, painted: Path, tmp_path: Path
 ) -> None:
     """INT8 moves the map of a network this small by more than a limit for all could allow."""
@@ -297,9 +297,24 @@ def test_proved_int8_file_is_held_to_its_own_map(
         patch.setattr(export_module, "with_selftest", lambda _: with_one)
         patch.setitem(LIMITS, Precision.INT8, Limits(0.0, 1.0, 1.0, largest_difference=1.0))
         (artifact,) = export_module.export_model(config)
-    assert with_one.manifest.selftest is not None
-    assert artifact.manifest.selftest is not None
-    assert artifact.manifest.selftest.photo == with_one.manifest.selftest.photo
-    assert artifact.manifest.selftest.foreground != with_one.manifest.selftest.foreground
-    with Segmenter.open(artifact.path, device="cpu") as segmenter:
-        assert segmenter.info.precision == "int8"
+    manifest = artifact.manifest
+    assert manifest.selftest is not None
+    assert manifest.selftest == with_one.manifest.selftest  # the reference's stays beside them
+    for runtime in ("onnxruntime", "openvino"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(TOLERANCES, Precision.INT8, Difference(0.0, 0))
+            with Segmenter.open(artifact.path, device="cpu", runtime=runtime) as segmenter:
+                assert segmenter.info.precision == "int8"
+        proof = manifest.proof_in(runtime)
+        assert proof is not None
+        own = decode_rgb(base64.b64decode(proof.selftest_map), "map")[..., 0]
+        stored = decode_rgb(base64.b64decode(manifest.selftest.foreground), "map")[..., 0]
+        assert difference(own, stored).mean > 0
+
+
+def test_fp32_file_is_held_to_the_references_map(
+    fp32_onnx: Artifact,
+) -> None:
+    proof = fp32_onnx.manifest.proof
+    assert proof is not None
+    assert proof.selftest_map == ""

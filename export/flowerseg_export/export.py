@@ -4,7 +4,6 @@ import dataclasses
 import json
 import platform
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from flowerseg.artifact import (
     record_proof,
     rewrite_manifest,
 )
-from flowerseg.backends import open_backend, runtimes_here
+from flowerseg.backends import runtimes_here
 from flowerseg.backends.device import compute_capability, device_name, resolve_device
 from flowerseg.backends.trt import import_tensorrt
 from flowerseg.checkpoint import network_from_artifact, save_checkpoint
@@ -38,7 +37,6 @@ from flowerseg.proof import Evidence, OnBatch, prove
 from flowerseg.proof.command import verify_command
 from flowerseg.proof.painted import with_selftest
 from flowerseg.proof.report import write_due_report
-from flowerseg.selftest import retaken
 from flowerseg_export.config import ENGINES, ExportConfig, rebuild_command
 from flowerseg_export.engine import OnProgress, built_for, engine_from_onnx
 from flowerseg_export.graph import onnx_from_network, set_metadata
@@ -283,7 +281,7 @@ def _proved(
     asked = {name: getattr(config, name) for name in ("data", "split", "limit", "device")}
     command = verify_command(artifact.path, asked | {"reference": reference.path})
     write_due_report(evidence, proved, photos, command)
-    return _with_own_selftest(proved, config.device)
+    return proved
 
 
 def _proved_elsewhere(
@@ -311,15 +309,6 @@ def _proved_elsewhere(
             else:
                 artifact = record_proof(artifact, found.proof)
     return artifact
-
-
-def _with_own_selftest(artifact: Artifact, device: str) -> Artifact:
-    """INT8 is held to its own map of the self-test, once it is proved."""
-    is_proved = artifact.manifest.proof is not None and artifact.manifest.proof.status == "proved"
-    if artifact.manifest.precision is not Precision.INT8 or not is_proved:
-        return artifact
-    with closing(open_backend(artifact, device)) as backend:
-        return rewrite_manifest(artifact, selftest=retaken(artifact, backend))
 
 
 def _refuse_existing(config: ExportConfig, source: Artifact) -> None:

@@ -29,6 +29,7 @@ from flowerseg.model import specialised
 from flowerseg.proof.compare import Compared, Expected, compare, expect, undecided_difference
 from flowerseg.proof.limits import LIMITS
 from flowerseg.segmenter import Segmenter
+from flowerseg.selftest import own_map
 
 ODD_BATCH = 3
 REFERENCE_BATCH = 8
@@ -126,6 +127,7 @@ def prove(
         info = model.info
         expected = before.expected if before else _expected(artifact, reference, photos, device)
         parity = measure_parity(model, expected, batch_sizes(manifest.batch), on_batch)
+        selftest_map = own_map(artifact, model.backend)
     precision = Precision(info.precision)  # a checkpoint may be opened in another than its own
     allowed = limits or LIMITS[precision]
     how = f"executed by {info}"
@@ -148,6 +150,7 @@ def prove(
         reference_sha256=reference.manifest.sha256,
         **_figures(parity, expected),
         emulated_agreement_iou=_lowest(emulated.parity if emulated else None),
+        selftest_map="" if faults else selftest_map,
     )
     return Evidence(proof, parity, expected, emulated)
 

@@ -80,12 +80,12 @@ def _split_at_padding(graph: ir.Graph, conv: ir.Node) -> None:
         strip = nodes.slice(maps, 2, part_y.reads, f"rows{row}")
         tiles = []
         for column, part_x in enumerate(columns):
-            place = f"{row}{column}"
-            tile = nodes.slice(strip, 3, part_x.reads, f"tile{place}")
-            taps = nodes.constant(kernel[:, :, part_y.taps, part_x.taps], f"taps{place}")
+            place = f"part{row}{column}"  # a number alone would be that of a module's call
+            tile = nodes.slice(strip, 3, part_x.reads, f"{place}_tile")
+            taps = nodes.constant(kernel[:, :, part_y.taps, part_x.taps], f"{place}_taps")
             inputs = [
-                nodes.like(to_maps, tile, f"tile{place}_DequantizeLinear"),
-                nodes.like(to_weight, taps, f"taps{place}_DequantizeLinear"),
+                nodes.like(to_maps, tile, f"{place}_tile_DequantizeLinear"),
+                nodes.like(to_weight, taps, f"{place}_taps_DequantizeLinear"),
                 *conv.inputs[2:],
             ]
             result = nodes.op("Conv", inputs, place, kept)

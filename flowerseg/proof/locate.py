@@ -51,6 +51,9 @@ OWN_ERROR: dict[Precision, float] = {
 _VALUE = re.compile(r"(?P<module>[\w.]+)/(?P<op>[A-Za-z]+)(?:_(?P<nth>\d+))?")
 """How export names values: `backbone.layer1.0.relu/Relu_2` is that ReLU's second call."""
 
+_DEQUANTISED = "_DequantizeLinear_Output"
+"""What ONNX Runtime's quantiser adds to the name of a value that it reads back from 8 bits."""
+
 _Source = Callable[[Rgb], dict[Call, Value]]
 
 
@@ -213,11 +216,13 @@ def spots_in(
     Of a quantised value what counts is what the next node reads: the dequantised one.
     """
     made_by = {value: node.name for node in graph.node for value in node.output}
+    # Of a convolution that is computed in parts there is the dequantised value only.
+    values = list(dict.fromkeys(value.removesuffix(_DEQUANTISED) for value in made_by))
     spots: dict[Call, tuple[str, str]] = {}
-    for value, call in _calls_by_value(list(made_by), set(calls)).items():
+    for value, call in _calls_by_value(values, set(calls)).items():
         # Quantisation fuses a ReLU into the convolution before it, whose name the node keeps.
-        node = _VALUE.fullmatch(made_by[value])
-        dequantised = f"{value}_DequantizeLinear_Output"
+        node = _VALUE.fullmatch(made_by.get(value, ""))
+        dequantised = value + _DEQUANTISED
         read = dequantised if dequantised in made_by else value
         spots[call] = (read, node["module"] if node else call.module)
     _move_to_batchnorms(spots, network, calls)

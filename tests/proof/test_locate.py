@@ -98,6 +98,7 @@ def test_nothing_is_located_in_a_correct_export(
         ("fp16_onnx", "classifier.0.project.0", 1.2),
         ("int8_onnx", "backbone.2.block.0.0", 2.0),
         ("int8_onnx", "classifier.1", 2.0),
+        ("int8_onnx", "backbone.13.block.1.0", 2.0),  # computed in parts
     ],
 )
 def test_convolution_with_other_weights_is_named(

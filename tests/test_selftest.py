@@ -312,9 +312,7 @@ def test_proved_int8_file_is_held_to_its_own_map_in_each_runtime(
         assert difference(own, stored).mean > 0
 
 
-def test_fp32_file_is_held_to_the_references_map(
-    fp32_onnx: Artifact,
-) -> None:
+def test_fp32_file_is_held_to_the_references_map(fp32_onnx: Artifact) -> None:
     proof = fp32_onnx.manifest.proof
     assert proof is not None
     assert proof.selftest_map == ""

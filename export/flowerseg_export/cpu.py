@@ -20,13 +20,15 @@ _WORTHWHILE = 0.5
 _OF_TAPS = ("dilations", "group")  # what the parts of a convolution have from the whole
 
 
+_OF_INTERPOLATION = ("mode", "coordinate_transformation_mode")
+
+
 def before_quantisation(model: onnx.ModelProto) -> onnx.ModelProto:
     """An FP32 graph of the same function that runtimes on processors run faster once quantised.
 
     - ONNX Runtime moves the frames' transposition behind their normalisation, whose constants are
       then repeated from pixel to pixel, three values at a time: here they fill a row.
-    - OpenVINO's bilinear Interpolate of one channel takes longer than the head's convolutions; as
-      two products of matrices it takes next to nothing.
+    - OpenVINO interpolates a map of one channel slowly; two products of matrices are the same.
     """
     rearranged = _with_shapes(model)
     for node in list(rearranged.graph):
@@ -168,7 +170,8 @@ def _repeat_constant_along_rows(graph: ir.Graph, node: ir.Node) -> None:
 def _interpolate_by_products(graph: ir.Graph, resize: ir.Node) -> None:
     """A bilinear Resize -> a matrix for rows, times the maps, times a matrix for columns."""
     maps, larger = resize.inputs[0], resize.outputs[0]
-    if maps is None:
+    how = [resize.attributes.get_string(name) for name in _OF_INTERPOLATION]
+    if maps is None or how != ["linear", "half_pixel"]:
         return
     sides = zip(static_hw(maps), static_hw(larger), strict=True)
     rows, columns = (_interpolation(old, new) for old, new in sides)

@@ -23,7 +23,7 @@ class Flavour(StrEnum):
 
     # Signed activations ran no faster than FP32 in ONNX Runtime on x86, unsigned ones 3.6 times.
     # Without VNNI, x86 adds two products of 8 x 8 bits in 16 and saturates there; with weights of
-    # 7 bits nothing saturates, and every processor gives the same masks.
+    # 7 bits nothing does (OpenVINO documents the fault and this cure).
     CPU = "uint8 activations, 7-bit weights"
     # TensorRT's parser refuses int32 biases, and fuses only what is quantised symmetrically.
     TENSORRT = "symmetric int8, float biases, Conv and Add"

@@ -162,7 +162,13 @@ def test_interpolation_by_products_is_torchs(
     old_hw: tuple[int, int], new_hw: tuple[int, int]
 ) -> None:
     node = helper.make_node(
-        "Resize", ["maps", "", "", "sizes"], ["out"], name="Resize", mode="linear", axes=[2, 3]
+        "Resize",
+        ["maps", "", "", "sizes"],
+        ["out"],
+        name="Resize",
+        mode="linear",
+        coordinate_transformation_mode="half_pixel",
+        axes=[2, 3],
     )
     constants = {"sizes": np.array(new_hw)}
     model = before_quantisation(_model_of([node], constants, TensorProto.FLOAT, (1, *old_hw)))
@@ -172,6 +178,23 @@ def test_interpolation_by_products_is_torchs(
         torch.from_numpy(maps), size=new_hw, mode="bilinear", align_corners=False
     )
     np.testing.assert_allclose(_run(model, maps), expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "places"), [("nearest", "half_pixel"), ("linear", "align_corners")]
+)
+def test_interpolation_of_another_kind_stays_as_it_is(mode: str, places: str) -> None:
+    node = helper.make_node(
+        "Resize",
+        ["maps", "", "", "sizes"],
+        ["out"],
+        name="Resize",
+        mode=mode,
+        coordinate_transformation_mode=places,
+        axes=[2, 3],
+    )
+    before = _model_of([node], {"sizes": np.array([8, 8])}, TensorProto.FLOAT, (1, 4, 4))
+    assert before_quantisation(before).graph.node == before.graph.node
 
 
 def test_whole_network_is_the_same_function_under_the_same_contract(

@@ -25,10 +25,11 @@ from flowerseg.artifact import (
     rewrite_manifest,
 )
 from flowerseg.backends.null import NullBackend
+from flowerseg.data import open_photos
 from flowerseg.errors import ArtifactError
 from flowerseg.images import decode_rgb, encode_jpeg, encode_png
 from flowerseg.preprocess import Preprocess
-from flowerseg.proof import LIMITS
+from flowerseg.proof import LIMITS, prove
 from flowerseg.proof.painted import painted_jpeg, selftest_from_reference, with_selftest
 from flowerseg.segmenter import Segmenter
 from flowerseg.selftest import TOLERANCES, Difference, difference, require_same_map
@@ -310,6 +311,12 @@ def test_proved_int8_file_is_held_to_its_own_map_in_each_runtime(
         own = decode_rgb(base64.b64decode(proof.selftest_map), "map")[..., 0]
         stored = decode_rgb(base64.b64decode(manifest.selftest.foreground), "map")[..., 0]
         assert difference(own, stored).mean > 0
+
+    # Where photos go another way its own map would be of that way, and nobody would hear of it.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flowerseg.images.cv2, "resize", _nearest)
+        with pytest.raises(ArtifactError, match=r"small\.pt: the self-test differs"):
+            prove(artifact, with_one, open_photos(painted, "val"), device="cpu")
 
 
 def test_fp32_file_is_held_to_the_references_map(fp32_onnx: Artifact) -> None:

@@ -50,25 +50,32 @@ def multiply_adds_of_run(backend: Backend, frame: Rgb) -> int:
     return operations // 2  # a multiplication and an addition
 
 
-def multiply_adds_of_file(path: Path) -> int | None:
-    """Those of an ONNX file's graph."""
+def multiply_adds_of_file(path: Path, *, with_padding: bool = True) -> int | None:
+    """Those of an ONNX file's graph; see `multiply_adds_of_graph`."""
     import onnx
 
-    return multiply_adds_of_graph(onnx.load(path, load_external_data=False))
+    model = onnx.load(path, load_external_data=False)
+    return multiply_adds_of_graph(model, with_padding=with_padding)
 
 
-def multiply_adds_of_graph(model: "ModelProto") -> int | None:
+def multiply_adds_of_graph(model: "ModelProto", *, with_padding: bool = True) -> int | None:
     """Conv, Gemm and MatMul of a graph whose first dimension is the batch, for one photo.
 
-    Taps that meet the padding count, as in every such count. None if a shape is not known.
+    Args:
+        model: the graph.
+        with_padding: count the taps that meet padding, as every such count does. Without them it
+            is what a runtime cannot do less of, if it computes convolutions by their definition.
+
+    Returns:
+        The number, or None if a shape is not known.
     """
     shapes = _shapes_of(model)
-    counts = [_multiply_adds(node, shapes) for node in model.graph.node]
+    counts = [_multiply_adds(node, shapes, with_padding=with_padding) for node in model.graph.node]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
-def _multiply_adds(node: "NodeProto", shapes: Shapes) -> int | None:
+def _multiply_adds(node: "NodeProto", shapes: Shapes, *, with_padding: bool) -> int | None:
     if node.op_type in UNCOUNTED:
         return None
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
@@ -76,12 +83,43 @@ def _multiply_adds(node: "NodeProto", shapes: Shapes) -> int | None:
     weight, result = shapes.get(node.input[1], []), shapes.get(node.output[0], [])
     if not weight or not result:
         return None
+    if node.op_type == "Conv" and not with_padding:
+        return _multiply_adds_inside(node, shapes)
     if node.op_type == "Conv":
         each = prod(weight[1:])  # (out, in of the group, kernel): products for one output
     else:
         is_transposed = any(a.name == "transB" and a.i for a in node.attribute)
         each = weight[-1 if is_transposed else -2]
     return each * prod(result[1:]) or None  # a dimension of 0 is one that is not known
+
+
+def _multiply_adds_inside(node: "NodeProto", shapes: Shapes) -> int | None:
+    """Of a convolution, those that meet its input and not its padding."""
+    from onnx.helper import get_attribute_value
+
+    images, (_, channels, *kernel_hw) = shapes.get(node.input[0], []), shapes[node.input[1]]
+    maps, *places_hw = shapes[node.output[0]][1:]
+    given = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+    if not all(images[1:]) or given.get("auto_pad", b"NOTSET") != b"NOTSET":
+        return None
+    sides = zip(
+        images[2:],
+        places_hw,
+        kernel_hw,
+        given.get("strides", (1, 1)),
+        given.get("dilations", (1, 1)),
+        given.get("pads", (0, 0)),  # of the rows' and the columns' beginning, then of their ends
+        strict=False,
+    )
+    return maps * channels * prod(_taps_inside(*side) for side in sides) or None
+
+
+def _taps_inside(
+    size: int, places: int, taps: int, stride: int, dilation: int, padding: int
+) -> int:
+    """Along one side of a map, over all places: the taps that meet it."""
+    meets = stride * np.arange(places)[:, None] + dilation * np.arange(taps) - padding
+    return int(np.count_nonzero((meets >= 0) & (meets < size)))
 
 
 def _shapes_of(model: "ModelProto") -> Shapes:

@@ -164,7 +164,7 @@ class Limit:
     """What a device does at most: the fastest of several repetitions, in the same run."""
 
     device: str
-    matrix_gflop_per_s: dict[str, float]  # by the type computed in
+    matrix_gflop_per_s: dict[str, float]  # by the type computed in; of int8, operations on integers
     copy_gb_per_s: float  # within its memory, bytes read and written
     upload_gb_per_s: float | None  # from pinned host memory; None: the CPU
 

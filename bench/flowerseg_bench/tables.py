@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flowerseg.artifact import Precision
 from flowerseg_bench.advice import FASTEST, with_bound
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.results import Choice, Measurement, Results, Row, Scenario
@@ -116,8 +117,9 @@ def limits_table(results: Results) -> Table:
     """What the devices do at most."""
     rows = []
     for limit in results.limits:
-        rates = {f"matrix product, {t}": g for t, g in limit.matrix_gflop_per_s.items()}
-        rows += [(limit.device, what, f"{number(rate)} GFLOP/s") for what, rate in rates.items()]
+        for computed_in, rate in limit.matrix_gflop_per_s.items():
+            unit = "GOP/s" if computed_in == Precision.INT8 else "GFLOP/s"
+            rows.append((limit.device, f"matrix product, {computed_in}", f"{number(rate)} {unit}"))
         rows.append((limit.device, "copy in memory", f"{number(limit.copy_gb_per_s)} GB/s"))
         if limit.upload_gb_per_s is not None:
             rows.append((limit.device, "upload", f"{number(limit.upload_gb_per_s)} GB/s"))

@@ -1,5 +1,6 @@
 """Run the very file that ships against its checkpoint, and say what was found."""
 
+import dataclasses
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from flowerseg.model import specialised
 from flowerseg.proof.compare import Compared, Expected, compare, expect, undecided_difference
 from flowerseg.proof.limits import LIMITS
 from flowerseg.segmenter import Segmenter
-from flowerseg.selftest import own_map
+from flowerseg.selftest import own_map, require_same_map
 
 ODD_BATCH = 3
 REFERENCE_BATCH = 8
@@ -114,7 +115,8 @@ def prove(
 
     Raises:
         ArtifactError: the file was made from another checkpoint, or cannot be opened; or the
-            runtime computes with fewer bits than the file has, and it is not proved with its own.
+            runtime computes with fewer bits than the file has, and it is not proved with its own;
+            or photos go another way here than in training, which an INT8 file cannot tell.
         BackendUnavailable: the runtime or the device is not here.
     """
     refuse_stranger(artifact, reference)
@@ -174,6 +176,12 @@ def _expected(
 ) -> list[Expected]:
     preprocess, own = artifact.manifest.preprocess, reference.manifest.threshold
     with Segmenter(open_checkpoint(reference, device), preprocess, own) as truth:
+        if artifact.manifest.precision is Precision.INT8:
+            # What the file makes of its self-test is about to become what it is held to, so the
+            # photo must go the right way here.
+            selftest = artifact.manifest.selftest
+            manifest = dataclasses.replace(reference.manifest, selftest=selftest)
+            require_same_map(Artifact(reference.path, manifest), truth.backend)
         return list(expect(truth, photos))
 
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.jobs import Turn
 from flowerseg_bench.limits import (
     copy_gb_per_s,
+    int8_product,
     limits_of,
     matrix_gflop_per_s,
     matrix_type,
@@ -72,6 +74,17 @@ def test_a_copied_byte_is_read_and_written() -> None:
     assert copy_gb_per_s("cpu", 50 * 10**6, BUDGET, SlowingClock()) == 0.08  # 0.1 GB in 1.25 s
 
 
+def test_bytes_are_multiplied_by_weights_of_seven_bits() -> None:
+    random = np.random.default_rng(1)
+    left = random.integers(0, 256, (24, 40), np.uint8)
+    right = random.integers(-64, 64, (40, 32), np.int8)
+
+    (product,) = int8_product(left, right)()
+
+    assert np.array_equal(product, left.astype(int) @ right.astype(int))
+    assert matrix_gflop_per_s("cpu", "int8", 1000, BUDGET, SlowingClock()) == 1.6  # 2 / 1.25
+
+
 def test_the_precision_of_matrices_is_as_it_was_afterwards() -> None:
     before = torch.get_float32_matmul_precision()
 
@@ -87,14 +100,16 @@ def test_the_precision_of_matrices_is_as_it_was_afterwards() -> None:
         ("fp16", "cpu", "fp32"),  # the CPU's runtimes compute FP16 nodes in FP32
         ("fp16", "cuda:0", "fp16"),
         ("tf32", "cuda:0", "tf32"),
-        ("int8", "cpu", None),
-        ("int8", "cuda:0", None),
+        ("bf16", "cpu", "bf16"),
+        ("int8", "cpu", "int8"),
+        ("int8", "cuda:0", None),  # nobody multiplies matrices of it there
+        ("", "cpu", None),  # the null row
     ],
 )
 def test_a_row_is_measured_by_the_type_that_it_computes_in(
     precision: str, device: str, expected: str | None
 ) -> None:
-    assert matrix_type(row(precision, device)) == expected
+    assert matrix_type(precision, device) == expected
 
 
 def test_share_is_twice_the_multiply_adds_a_second_over_the_matrix_rate() -> None:
@@ -105,12 +120,20 @@ def test_share_is_twice_the_multiply_adds_a_second_over_the_matrix_rate() -> Non
     assert item.share_of_limit == 0.25  # 50 photos/s of 2 GFLOP, of 400 GFLOP/s
 
 
+def test_int8_has_its_own_limit() -> None:
+    limit = Limit("cpu", {"fp32": 400.0, "int8": 800.0}, 10.0, None)
+
+    (item,) = with_shares([measured()], [row("int8")], [limit])
+
+    assert item.share_of_limit == 0.125
+
+
 @pytest.mark.parametrize(
     ("item", "of"),
     [
         (measured(Boundary.TRANSFERS), row()),
         (measured(scenario=Scenario.LATENCY), row()),
-        (measured(), row(precision="int8")),
+        (measured(), row(precision="int8")),  # whose own rate was not measured
         (measured(), row(multiply_adds=None)),
         (measured(), row(device="cuda:0")),
         (measured(), null_row(Preprocess(size_hw=(32, 32))).row),
@@ -132,7 +155,8 @@ def test_each_device_is_measured_once_for_the_types_of_its_rows(
     (limit,) = limits_of(rows, BUDGET, SlowingClock())
 
     assert limit.device == "cpu"
-    assert limit.matrix_gflop_per_s == {"fp32": 1.6}
+    assert limit.matrix_gflop_per_s.keys() == {"fp32", "int8"}
+    assert limit.matrix_gflop_per_s["fp32"] == 1.6
     assert limit.upload_gb_per_s is None
 
 
@@ -142,7 +166,7 @@ def test_the_share_stands_in_the_engine_table_and_the_limit_beside_it(
     first = tiny_results.measurements
     results = replace(
         tiny_results,
-        limits=(Limit("cpu", {"fp32": 400.0}, 10.0, None),),
+        limits=(Limit("cpu", {"fp32": 400.0, "int8": 800.0}, 10.0, None),),
         measurements=tuple(
             replace(item, share_of_limit=0.25)
             if (item.row, item.boundary, item.scenario) == (0, Boundary.ENGINE, Scenario.THROUGHPUT)
@@ -157,6 +181,7 @@ def test_the_share_stands_in_the_engine_table_and_the_limit_beside_it(
     assert [[cells[i] for i in columns] for cells in table.rows] == [["25.0%"] * 2, ["-"] * 2]
     assert limits_table(results).rows == (
         ("cpu", "matrix product, fp32", "400 GFLOP/s"),
+        ("cpu", "matrix product, int8", "800 GOP/s"),
         ("cpu", "copy in memory", "10.0 GB/s"),
     )
     assert limits_in_brief(results)[1] == (

@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from flowerseg.artifact import (
     Kind,
@@ -65,6 +66,43 @@ def row_of(path: Path, kind: Kind) -> Row:
 
 def test_a_graph_with_stride_groups_dilation_and_qdq_is_counted_like_by_hand() -> None:
     assert multiply_adds_of_graph(hand_made_graph()) == HAND_COUNTED == 3171
+
+
+def test_taps_that_meet_padding_can_be_left_out() -> None:
+    # The first convolution's three taps along a side of 9, from every second place: the first and
+    # the last of five places have one tap outside. 3 * 5 - 2 = 13 of 15 along either side. The
+    # second one has no padding.
+    inside = 6 * 13 * 13 * 2 + 8 * 1 * 1 * 6 * 9 + 8 * 3 + 3 * 5
+
+    assert multiply_adds_of_graph(hand_made_graph(), with_padding=False) == inside
+
+
+def test_padding_that_a_runtime_chooses_is_not_left_out_of_a_count() -> None:
+    graph = hand_made_graph()
+    conv = next(node for node in graph.graph.node if node.op_type == "Conv")
+    conv.attribute.append(helper.make_attribute("auto_pad", "SAME_UPPER"))
+    (pads,) = (attribute for attribute in conv.attribute if attribute.name == "pads")
+    conv.attribute.remove(pads)
+
+    assert multiply_adds_of_graph(graph, with_padding=False) is None
+
+
+@pytest.mark.parametrize("dilation", [1, 3, 6])
+def test_products_inside_are_those_that_a_convolution_of_ones_adds_up(dilation: int) -> None:
+    weight, images = np.ones((2, 3, 3, 3), np.float32), np.ones((1, 3, 7, 8), np.float32)
+    pads = [dilation, 2, dilation, 1]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], dilations=[dilation, 1], pads=pads)],
+        "one convolution",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, images.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+    (sums,) = ReferenceEvaluator(model).run(None, {"x": images})
+
+    assert multiply_adds_of_graph(model, with_padding=False) == sums.sum()
 
 
 def test_a_graph_that_multiplies_in_other_ways_too_is_not_counted() -> None:

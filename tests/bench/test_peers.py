@@ -19,7 +19,8 @@ from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.jobs import Turn
-from flowerseg_bench.peers import loops, measure
+from flowerseg_bench.peers import ceiling, loops, measure
+from flowerseg_bench.peers.ceiling import Ceiling
 from flowerseg_bench.peers.cli import main
 from flowerseg_bench.peers.measure import (
     Result,
@@ -32,7 +33,7 @@ from flowerseg_bench.peers.measure import (
 )
 from flowerseg_bench.results import Scenario
 from flowerseg_bench.suite import Cell, measurement_of
-from flowerseg_bench.timing import Laps, WarmUp
+from flowerseg_bench.timing import Budget, Laps, WarmUp
 
 SIZE_HW = (32, 32)
 SETUP = Setup(Path("a.pt"), (Path("a.onnx"),), Path("flowers"))
@@ -87,6 +88,20 @@ def test_ratios_are_of_all_time_with_the_rounds_beside_them() -> None:
         "predict, b: 8.00 times the notebook's way, 0.80 times OpenVINO, b"
     )
     assert finding.raw["ways"][4]["times_best_peer"] == {"times": 1.1111, "low": 1.0, "high": 1.25}
+
+
+def test_a_files_arithmetic_is_set_beside_what_the_processor_does_at_most() -> None:
+    ceiling = Ceiling("b.onnx", "b", Precision.INT8, 2 * 10**9, matrix_gflop_per_s=200.0)
+
+    finding = finding_of(SETUP, RESULTS, "6 photos", [ceiling])
+
+    # 200 G operations/s over 4 G a photo; the notebook does 10 photos/s.
+    assert any(
+        note.startswith("b.onnx in int8 takes 2.00 G multiply-adds")
+        and "at most 50.0 photos/s, 5.00 times the notebook's way" in note
+        for note in finding.notes
+    )
+    assert finding.raw["ceilings"][0]["photos_per_s"] == 50.0
 
 
 def test_a_runtime_that_auto_should_have_taken_is_named() -> None:
@@ -147,12 +162,15 @@ def test_all_ways_are_opened_judged_and_measured(
 ) -> None:
     monkeypatch.setattr(loops, "compiled", loops.eager)  # a compiler takes a minute
     monkeypatch.setattr(measure, "LEAST_PHOTOS", 2)
+    monkeypatch.setattr(ceiling, "SIDE", {"cpu": 64})
+    monkeypatch.setattr(ceiling, "_BUDGET", Budget(for_s=0.01))
     words = [checkpoint, fp32_onnx.path, "--data", painted, "--seconds", "0.01", "--out", tmp_path]
 
     done = CliRunner().invoke(main, [str(word) for word in words])
 
     assert done.exit_code == 0, done.output
-    ways = json.loads((tmp_path / "RESULT.json").read_text())["ways"]
+    found = json.loads((tmp_path / "RESULT.json").read_text())
+    ways = found["ways"]
     assert [way["name"] for way in ways] == [
         "notebook, small.pt",
         "torch.compile, small.pt",
@@ -165,6 +183,9 @@ def test_all_ways_are_opened_judged_and_measured(
     assert all(way["agreement_iou"] > 0.999 for way in ways)
     assert ways[-1]["best_peer"] in [way["name"] for way in ways[1:4]]
     assert all(len(way["rounds"]) == measure.ROUNDS for way in ways)
+    (most,) = found["ceilings"]
+    assert most["precision"] == "fp32"
+    assert most["photos_per_s"] > 0
 
 
 def test_a_file_of_another_checkpoint_is_refused(

@@ -21,6 +21,7 @@ from flowerseg_bench.doubts import doubts_of
 from flowerseg_bench.jobs import FolderJob, SegmentFolder, interleaved, predicting
 from flowerseg_bench.monitor import Monitor
 from flowerseg_bench.peers import loops
+from flowerseg_bench.peers.ceiling import Ceiling, ceilings_of
 from flowerseg_bench.photos import Photos, link_photos, open_bench_photos
 from flowerseg_bench.quality import agreement_iou, flower_iou
 from flowerseg_bench.ratios import duration_ms
@@ -85,8 +86,11 @@ def measure_peers(setup: Setup, work: Path, clock: Clock = wall_clock) -> Findin
     with ExitStack() as stack:
         ways = list(_ways(checkpoint, models, stack))
         masks = [_masks_of(way, photos, work / "judged") for way in ways]
+        ours = {(way.file, way.sha256, way.precision): None for way in ways if way.is_ours}
+        ceilings = list(ceilings_of(ours, clock))
         results = _measured(ways, masks, photos, setup, work, clock)
-    return finding_of(setup, results, f"{len(photos.files)} photos of {photos.source}")
+    source = f"{len(photos.files)} photos of {photos.source}"
+    return finding_of(setup, results, source, ceilings)
 
 
 def _refuse_strangers(checkpoint: Artifact, models: Sequence[Artifact]) -> None:
@@ -193,7 +197,9 @@ def _measured(
     return results
 
 
-def finding_of(setup: Setup, results: Sequence[Result], photos: str) -> Finding:
+def finding_of(
+    setup: Setup, results: Sequence[Result], photos: str, ceilings: Sequence[Ceiling] = ()
+) -> Finding:
     """Every way in a row; ours against the notebook's, and against the best other peer.
 
     The best is the fastest of those that compute the same file in the same precision, and of
@@ -233,10 +239,31 @@ def finding_of(setup: Setup, results: Sequence[Result], photos: str) -> Finding:
             "Peers take one photo after the other and flush nothing to the disk; "
             "flowerseg-predict flushes every mask",
             "Agreement is with the notebook's masks; IoUs are of the files that each way wrote",
+            *(_ceiling_in_words(ceiling, notebook) for ceiling in ceilings),
             *(f"auto does not take the fastest runtime: {name}" for name in overtaken(results)),
             *(f"† {r.way.name}: {', '.join(_kinds(r.doubts))}" for r in results if r.doubts),
         ),
-        raw={"settings": _settings(setup), "rounds": ROUNDS, "ways": raw},
+        raw={
+            "settings": _settings(setup),
+            "rounds": ROUNDS,
+            "ways": raw,
+            "ceilings": [
+                asdict(ceiling) | {"photos_per_s": round(ceiling.photos_per_s, 4)}
+                for ceiling in ceilings
+            ],
+        },
+    )
+
+
+def _ceiling_in_words(ceiling: Ceiling, notebook: Result) -> str:
+    most = ceiling.photos_per_s
+    return (
+        f"{Path(ceiling.file).name} in {ceiling.precision} takes "
+        f"{number(ceiling.multiply_adds / 1e9)} G multiply-adds a photo, those that meet padding "
+        f"left out; the cores multiply matrices at {number(ceiling.matrix_gflop_per_s)} G "
+        f"operations/s, two a multiply-add: at most {number(most)} photos/s, "
+        f"{most / _throughput(notebook).images_per_s:.2f} times the notebook's way, were there "
+        "nothing else to do"
     )
 
 

@@ -8,8 +8,10 @@ reference route gives.
 """
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -18,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from flowerseg.arrays import Rgb, size_of
 from flowerseg.images import decode_rgb, decode_rgb_reduced
@@ -73,12 +76,33 @@ def torch_antialiased(data: bytes, preprocess: Preprocess) -> Rgb:
     return np.ascontiguousarray(levels[0].permute(1, 2, 0).numpy())
 
 
+def torchvision_decode(data: bytes, preprocess: Preprocess, device: str = "cuda") -> Rgb:
+    """JPEG decoded by torchvision, which on CUDA is nvJPEG, then areas averaged.
+
+    Other formats, and photos that EXIF turns, which it does not do on CUDA, go by the reference.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return full_decode(data, preprocess)
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    decode = partial(decode_jpeg, encoded, ImageReadMode.RGB)
+    with warnings.catch_warnings():
+        # Its decoders go, for TorchCodec's, which call nvJPEG too (torchvision 0.29).
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if not torch.equal(decode(), decode(apply_exif_orientation=True)):
+            return full_decode(data, preprocess)
+        rgb = decode(device=device)
+    return frame_from_photo(rgb.permute(1, 2, 0).contiguous().cpu().numpy(), preprocess)
+
+
 ROUTES: dict[str, Route] = {
     "full decode, area": full_decode,
     "JPEG at half scale, area": half_scale_decode,
     "full decode, torch antialiased": torch_antialiased,
 }
 """The routes that exist; the first is the one that models are trained, proved and run with."""
+
+ON_CUDA: dict[str, Route] = {"JPEG by nvJPEG, area": torchvision_decode}
+"""Further ones that take a GPU."""
 
 
 def compare_routes(
@@ -122,7 +146,8 @@ def main(model: Path, photos: Path, limit: int, device: str) -> None:
     """Say which routes from file to frame leave a model's masks as they are."""
     paths = [photos / photo for photo in list_photos(photos, photos / "none").photos][:limit]
     with Segmenter.open(model, device=device) as segmenter:
-        found = compare_routes(segmenter, paths)
+        on_gpu = segmenter.info.device.startswith("cuda")
+        found = compare_routes(segmenter, paths, ROUTES | ON_CUDA if on_gpu else ROUTES)
         where = f"{model.name} on {len(paths)} photos of {photos.name}, {segmenter.info}"
     click.echo(f"{where}\n{routes_text(found)}", nl=False)
 

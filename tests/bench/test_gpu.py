@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from flowerseg.cli import main as flowerseg
+from flowerseg.proof.routes import main as routes
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.folders.cli import main as folders
 from flowerseg_bench.gpu import run as running
@@ -37,6 +38,8 @@ def parsed(command: Command) -> click.Context:
         "flowerseg_bench.folders": folders,
         "flowerseg": flowerseg,
     }
+    if command.arguments[0] == "flowerseg.proof.routes":
+        return routes.make_context("routes", list(command.arguments[1:]))
     group = groups[command.arguments[0]]
     assert isinstance(group, click.Group)
     name, *arguments = command.arguments[1:]

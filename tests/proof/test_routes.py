@@ -1,10 +1,13 @@
 """Routes from a photo's file to the frame: what each does to frames and masks."""
 
+import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from flowerseg.artifact import Artifact
 from flowerseg.backends.null import NullBackend
@@ -18,6 +21,7 @@ from flowerseg.proof.routes import (
     half_scale_decode,
     main,
     torch_antialiased,
+    torchvision_decode,
 )
 from flowerseg.segmenter import Segmenter
 
@@ -59,6 +63,37 @@ def test_torchs_filter_is_wider_than_the_mean_over_an_area() -> None:
         (route(data, FRAME)[16, :, 1] > 20).sum() for route in (full_decode, torch_antialiased)
     ]
     assert columns == [1, 3]
+
+
+def test_torchvision_decodes_what_opencv_does(photos: list[Path]) -> None:
+    """On CUDA it is nvJPEG, which no test here can run; the rest of the route is the same."""
+    data = photos[0].read_bytes()
+    frames = [
+        route(data, FRAME).astype(int)
+        for route in (full_decode, partial(torchvision_decode, device="cpu"))
+    ]
+    assert np.abs(frames[0] - frames[1]).max() <= 1
+
+
+@pytest.mark.parametrize("form", ["png", "turned"])
+def test_what_nvjpeg_does_not_decode_upright_goes_by_the_reference(form: str) -> None:
+    rgb = _smooth(128, 192)
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rgb).save(buffer, "png" if form == "png" else "jpeg", exif=exif)
+    data = buffer.getvalue()
+
+    frame = torchvision_decode(data, FRAME, device="cuda")  # which is not asked
+
+    assert np.array_equal(frame, full_decode(data, FRAME))
+
+
+@pytest.mark.gpu
+def test_nvjpeg_decodes_what_opencv_does_within_a_few_levels(photos: list[Path]) -> None:
+    data = photos[0].read_bytes()
+    frames = [route(data, FRAME).astype(int) for route in (full_decode, torchvision_decode)]
+    assert np.abs(frames[0] - frames[1]).mean() <= 2
 
 
 @pytest.fixture

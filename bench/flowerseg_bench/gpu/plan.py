@@ -95,6 +95,7 @@ def steps_of(setup: Setup) -> list[Step]:
                 steps.append(Step(f"profile-{name}", partial(_profile, setup, network, size)))
     if setup.photos is not None:
         steps.append(Step(FOLDER, partial(_folder, setup, setup.photos)))
+        steps.append(Step("routes", partial(_routes, setup, setup.photos)))
     return steps
 
 
@@ -193,5 +194,15 @@ def _folder(setup: Setup, photos: Path) -> tuple[Command, ...]:
         ("--model", checkpoint_of(setup, setup.networks[0], min(setup.sizes))),
         ("--runtime", "pytorch-fp16", "--unproven", "--batch", 64, "--device", setup.device),
         ("--rounds", 2, "--out", setup.out / FOLDER),
+    )
+    return (command,)
+
+
+def _routes(setup: Setup, photos: Path) -> tuple[Command, ...]:
+    """Whether photos that nvJPEG decodes would leave the masks as they are."""
+    checkpoint = checkpoint_of(setup, setup.networks[0], min(setup.sizes))
+    command = Command.of(
+        ("flowerseg.proof.routes", "--model", checkpoint, "--photos", photos),
+        ("--device", setup.device),
     )
     return (command,)

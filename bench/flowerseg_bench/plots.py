@@ -23,7 +23,12 @@ from flowerseg_bench.tables import number
 Floats: TypeAlias = NDArray[np.float64]
 
 MOST_TICKS = 150  # single runs drawn for a row, beside the slowest
-SERIES = 8  # colours of the page; rows beyond begin again
+SERIES = 8  # colours of the page; rows beyond begin again, with the next marker and line
+MARKERS = {"round": "o", "square": "s", "triangle": "^", "diamond": "D"}
+"""What the page's legend calls a marker -> matplotlib's name."""
+
+_LINES = ("-", "--", ":", "-.")  # of each marker
+_TALLEST_IN = 4.5  # what needs no place for each row, beside plots that do
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
 _WIDTH_IN = 4.7
 
@@ -65,6 +70,7 @@ def throughput_plot(results: Results, boundary: Boundary) -> str:
     batches = results.settings.batches
     # The null row would set the scale, and flatten all others.
     shown = [index for index, row in enumerate(results.rows) if not row.is_null]
+    apart = min(0.05, 0.6 / len(results.rows))
 
     def draw(axes: Axes) -> None:
         for index in shown:
@@ -76,12 +82,15 @@ def throughput_plot(results: Results, boundary: Boundary) -> str:
             ]
             places = np.array([place for place, _ in found], float)
             # A little apart, so that equal rows do not hide each other.
-            places += 0.05 * (index - len(results.rows) / 2)
+            places += apart * (index - (len(results.rows) - 1) / 2)
             speeds = np.array([speed.images_per_s for _, speed in found])
             lows = np.array([min(speed.rounds_images_per_s) for _, speed in found])
             highs = np.array([max(speed.rounds_images_per_s) for _, speed in found])
             colour = _colour(results, index)
-            axes.plot(places, speeds, "-o", color=colour, markersize=4, linewidth=1.4)
+            axes.plot(
+                places, speeds, _LINES[_turn(index)], marker=_marker(index),
+                color=colour, markersize=4, linewidth=1.4,
+            )  # fmt: skip
             axes.vlines(places, lows, highs, colors=colour, linewidth=1.2, alpha=0.6)
         axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
         axes.set_xlim(-0.4, len(batches) - 0.6)
@@ -92,7 +101,7 @@ def throughput_plot(results: Results, boundary: Boundary) -> str:
         axes.set_ylabel("photos a second")
 
     height_in = _ridges_height_in(len(results.rows) - (boundary is not Boundary.FILE))
-    return _svg(f"throughput-{boundary}", max(2.2, height_in), draw)
+    return _svg(f"throughput-{boundary}", min(max(2.2, height_in), _TALLEST_IN), draw)
 
 
 def quality_plot(results: Results) -> str:
@@ -111,7 +120,7 @@ def quality_plot(results: Results) -> str:
             is_open = results.rows[index].is_unproven
             colour = _colour(results, index)
             axes.plot(
-                speed, worth, "o", markersize=8, color=colour,
+                speed, worth, _marker(index), markersize=8, color=colour,
                 markerfacecolor="none" if is_open else colour, clip_on=False,
             )  # fmt: skip
         worths = [worth for _, worth, _ in points]
@@ -124,7 +133,8 @@ def quality_plot(results: Results) -> str:
         axes.set_xlabel("photos a second, file to mask, best batch")
         axes.set_ylabel("flower IoU" if has_labels else "agreement IoU")
 
-    return _svg("quality", max(2.2, _bars_height_in(len(results.rows))), draw)
+    height_in = _bars_height_in(len(results.rows))
+    return _svg("quality", min(max(2.2, height_in), _TALLEST_IN), draw)
 
 
 def stages_plot(results: Results) -> str:
@@ -155,6 +165,15 @@ def stages_plot(results: Results) -> str:
         axes.set_xlabel("milliseconds, median of each stage")
 
     return _svg("stages", _bars_height_in(len(found)), draw)
+
+
+def legend(results: Results) -> list[tuple[str, str, str]]:
+    """Each row's name with its colour and its marker, as the page calls them."""
+    shapes = list(MARKERS)
+    return [
+        (row.name, "muted" if row.is_null else f"s{index % SERIES}", shapes[_turn(index)])
+        for index, row in enumerate(results.rows)
+    ]
 
 
 def _bars_height_in(rows: int) -> float:
@@ -200,6 +219,15 @@ def _best_speed(results: Results, row: int) -> float:
 
 def _colour(results: Results, row: int) -> str:
     return _MUTED if results.rows[row].is_null else f"#05000{row % SERIES}"
+
+
+def _marker(row: int) -> str:
+    return list(MARKERS.values())[_turn(row)]
+
+
+def _turn(row: int) -> int:
+    """How often the colours have begun again before a row."""
+    return row // SERIES % len(MARKERS)
 
 
 def _svg(name: str, height_in: float, draw: Callable[[Axes], None]) -> str:

@@ -115,11 +115,8 @@ def html(results: Results) -> str:
         headline=headline(results),
         notes=_notes(results),
         sections=[_section(results, boundary) for boundary in TITLES],
-        legend=[
-            (row.name, "muted" if row.is_null else f"s{index % plots.SERIES}")
-            for index, row in enumerate(results.rows)
-        ],
-        stages=[(name, f"t{i}") for i, name in enumerate(STAGES[Boundary.FILE])],
+        legend=plots.legend(results),
+        stages=[(name, f"t{i}", "square") for i, name in enumerate(STAGES[Boundary.FILE])],
         stages_plot=plots.stages_plot(results),
         quality_plot=plots.quality_plot(results),
         comparison=_comparison(results),

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from flowerseg_bench.boundaries import Boundary
-from flowerseg_bench.report import FILES, TUNED, terminal, write_report
+from flowerseg_bench.plots import throughput_plot
+from flowerseg_bench.report import FILES, TUNED, html, terminal, write_report
 from flowerseg_bench.results import Results, Scenario
 from flowerseg_bench.tables import number
 
@@ -82,6 +83,31 @@ def test_plots_take_their_colours_from_the_page(report: tuple[Results, Path]) ->
         assert "var(--ink)" in plot or "var(--muted)" in plot
         assert not re.search(r"#0[1-6]0[0-9]0[0-9]", plot)
         assert "#000000" not in plot
+
+
+def test_no_two_rows_of_many_look_alike(tiny_results: Results) -> None:
+    many = replace(
+        tiny_results,
+        rows=tuple(replace(tiny_results.rows[0], name=f"row {n}") for n in range(20)),
+        measurements=tuple(
+            replace(item, row=row)
+            for row in range(20)
+            for item in tiny_results.measurements
+            if item.row == 0
+        ),
+    )
+    marks = re.findall(r'<li><i class="(\w+)" style="background: var\((--\w+)\)', html(many))
+    rows, stages = marks[:20], marks[20:]
+
+    assert len(set(rows)) == 20
+    assert [shape for shape, _ in stages] == ["square"] * 5
+    # Every row lies inside the plot: right of where its grid lines begin.
+    plot = throughput_plot(many, Boundary.FILE)
+    grid = re.search(r'd="M ([\d.]+) [\d.]+ \nL [\d.]+ [\d.]+ \n" clip-path', plot)
+    points = re.findall(r'<use [^>]*x="([\d.]+)"[^>]*fill: var\(--s', plot)
+    assert grid is not None
+    assert len(points) == 20 * len(many.settings.batches)
+    assert min(map(float, points)) > float(grid[1])
 
 
 def test_doubts_stand_beside_the_numbers(report: tuple[Results, Path]) -> None:

@@ -1,6 +1,6 @@
 """How fast the arithmetic of a file lets any way with it be, on the processor at hand."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +28,13 @@ class Ceiling:
         return self.matrix_gflop_per_s / (2e-9 * self.multiply_adds)
 
 
-def ceilings_of(files: Iterable[tuple[str, str, Precision]], clock: Clock) -> Iterator[Ceiling]:
+def ceilings_of(files: Iterable[tuple[str, str, Precision]], clock: Clock) -> list[Ceiling]:
     """Measure the processor for every file, given with its SHA-256 and the precision.
 
     What cannot be counted has no ceiling.
     """
     rates: dict[str, float] = {}
+    ceilings = []
     for file, sha256, precision in files:
         computed_in = matrix_type(precision, "cpu")
         count = multiply_adds_of_file(Path(file), with_padding=False)
@@ -41,4 +42,5 @@ def ceilings_of(files: Iterable[tuple[str, str, Precision]], clock: Clock) -> It
             continue
         if computed_in not in rates:
             rates[computed_in] = matrix_gflop_per_s("cpu", computed_in, SIDE["cpu"], _BUDGET, clock)
-        yield Ceiling(file, sha256, precision, count, rates[computed_in])
+        ceilings.append(Ceiling(file, sha256, precision, count, rates[computed_in]))
+    return ceilings

@@ -87,8 +87,10 @@ def measure_peers(setup: Setup, work: Path, clock: Clock = wall_clock) -> Findin
         ways = list(_ways(checkpoint, models, stack))
         masks = [_masks_of(way, photos, work / "judged") for way in ways]
         ours = {(way.file, way.sha256, way.precision): None for way in ways if way.is_ours}
-        ceilings = list(ceilings_of(ours, clock))
+        before = ceilings_of(ours, clock)
         results = _measured(ways, masks, photos, setup, work, clock)
+        after = ceilings_of(ours, clock)
+    ceilings = [max(pair, key=lambda c: c.photos_per_s) for pair in zip(before, after, strict=True)]
     source = f"{len(photos.files)} photos of {photos.source}"
     return finding_of(setup, results, source, ceilings)
 

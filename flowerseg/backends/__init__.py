@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from flowerseg.artifact import RUNTIMES, Artifact, Kind, Manifest
+from flowerseg.artifact import RUNTIMES, Artifact, Kind, Manifest, Precision
 from flowerseg.backends.base import (
     ONE_BATCH,
     Backend,
@@ -51,18 +51,26 @@ def runtimes_here(manifest: Manifest, device: str = "auto") -> list[str]:
     """The installed runtimes that open a file on a device, fastest first, as far as measured.
 
     Of a checkpoint it is PyTorch alone: who wants it compiled or in half says so by name. Of an
-    ONNX file on the CPU OpenVINO comes first, as in the results of `flowerseg_bench.peers`. Another
-    processor may order them otherwise, which `flowerseg-bench` finds out: see `flowerseg.tuned`.
+    ONNX file on the CPU OpenVINO comes first, but of a ResNet in FP32 on a processor whose vectors
+    have 256 bits ONNX Runtime: so `flowerseg_bench.peers` found it on one processor of each kind.
+    Others may order them otherwise, which `flowerseg-bench` finds out: see `flowerseg.tuned`. This
+    is a rule, not a measurement at each start, because runtimes round differently: a folder that
+    goes on tomorrow shall get the masks of today.
+
     OpenVINO in bfloat16 is among them where the file was proved in it: nobody gets fewer bits than
     the file has without having asked for it.
     """
     if manifest.kind is not Kind.ONNX:
         return [RUNTIMES[manifest.kind][0]]
-    from flowerseg.backends.device import computes_bf16, resolve_device
+    from flowerseg.backends.device import computes_bf16, has_avx2_alone, resolve_device
 
     if resolve_device(device) != "cpu":
         return ["onnxruntime"]  # OpenVINO runs on the CPU here
-    here = [runtime for runtime in ("openvino", "onnxruntime") if find_spec(runtime)]
+    order = ["openvino", "onnxruntime"]
+    is_resnet = "resnet" in manifest.architecture
+    if is_resnet and manifest.precision is Precision.FP32 and has_avx2_alone():
+        order.reverse()
+    here = [runtime for runtime in order if find_spec(runtime)]
     has_bf16 = "openvino" in here and manifest.is_proved_in("openvino-bf16")
     return ["openvino-bf16", *here] if has_bf16 and computes_bf16("cpu") else here
 

@@ -78,6 +78,12 @@ def computes_bf16(device: str) -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split()))
 
 
+def has_avx2_alone() -> bool:
+    """Whether the processor's widest vectors are of 256 bits, as far as the system tells."""
+    flags = set(_cpuinfo("flags").split())
+    return "avx2" in flags and "avx512f" not in flags
+
+
 def _cpuinfo(field: str) -> str:
     """A field of Linux's /proc/cpuinfo for the first core; empty on other systems."""
     cpuinfo = Path("/proc/cpuinfo")

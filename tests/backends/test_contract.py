@@ -397,6 +397,28 @@ def test_nobody_gets_fewer_bits_without_having_had_them_proved(
     assert runtimes_here(coarse.manifest, "cpu") == ["openvino", "onnxruntime"]
 
 
+@pytest.mark.parametrize(
+    ("architecture", "precision", "flags", "first"),
+    [
+        ("deeplabv3_resnet101", Precision.FP32, "fma avx2", "onnxruntime"),
+        ("deeplabv3_resnet101", Precision.FP32, "fma avx2 avx512f", "openvino"),
+        ("deeplabv3_resnet101", Precision.INT8, "fma avx2", "openvino"),
+        ("deeplabv3_mobilenet_v3_large", Precision.FP32, "fma avx2", "openvino"),
+        ("deeplabv3_resnet50", Precision.FP32, "", "openvino"),  # not x86, or nobody tells
+    ],
+)
+def test_runtimes_stand_in_the_order_that_was_measured(
+    architecture: str,
+    precision: Precision,
+    flags: str,
+    first: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flowerseg.backends.device._cpuinfo", lambda _: flags)
+    manifest = Manifest(Kind.ONNX, architecture, precision, Preprocess())
+    assert runtimes_here(manifest, "cpu")[0] == first
+
+
 def test_bfloat16_is_refused_where_the_processor_does_not_compute_it(
     fp32_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,15 +40,20 @@ def before_quantisation(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def after_quantisation(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A Q/DQ graph that gives the same bytes with fewer products.
+    """A Q/DQ graph that gives the same bytes with less work.
 
-    8-bit kernels of oneDNN and MLAS multiply a convolution's padding too, which their FP32 kernels
-    skip: four fifths of the products of ASPP's branch of dilation 12 on a map of 14 x 14.
+    - 8-bit kernels of oneDNN and MLAS multiply a convolution's padding too, which their FP32
+      kernels skip: four fifths of the products of ASPP's branch of dilation 12 on a map of 14 x 14.
+    - OpenVINO computes a convolution, its HardSwish and the quantisation behind it in one pass if
+      what lies between is a scale and a sum. A zero point takes it two more passes over the map, a
+      sixth of MobileNetV3's time.
     """
     rearranged = _with_shapes(model)
     for node in list(rearranged.graph):
         if node.op_type == "Conv":
             _split_at_padding(rearranged.graph, node)
+        elif node.op_type == "HardSwish":
+            _add_instead_of_zero_point(rearranged.graph, node)
     return _written(rearranged)
 
 
@@ -94,6 +99,24 @@ def _split_at_padding(graph: ir.Graph, conv: ir.Node) -> None:
             tiles.append(nodes.like(after[0], result, f"{place}_QuantizeLinear"))
         strips.append(nodes.op("Concat", tiles, f"strip{row}", {"axis": 3}))
     nodes.replace(after[0], nodes.op("Concat", strips, "map", {"axis": 2}))
+
+
+def _add_instead_of_zero_point(graph: ir.Graph, activation: ir.Node) -> None:
+    """scale * (bytes - zero point) before an activation -> scale * bytes + a constant."""
+    to_maps = _dequantisation(activation.inputs[0])
+    if to_maps is None or len(to_maps.inputs) < 3:
+        return
+    maps, *given = to_maps.inputs
+    scale, zero = (value.const_value if value is not None else None for value in given)
+    # Others may need the value straight from its DequantizeLinear, as convolutions do.
+    readers = {use.node.op_type for use in to_maps.outputs[0].uses()}
+    if scale is None or zero is None or zero.shape != () or readers != {activation.op_type}:
+        return
+    nodes = _Nodes(graph, to_maps)
+    no_zero = nodes.constant(np.zeros_like(zero.numpy()), "no_zero")
+    shift = nodes.constant(-scale.numpy() * zero.numpy().astype(np.float32), "shift")
+    scaled = nodes.op("DequantizeLinear", [maps, given[0], no_zero], "scaled", to_maps.attributes)
+    nodes.replace(to_maps, nodes.op("Add", [scaled, shift], "shifted"))
 
 
 def _dequantisation(value: ir.Value | None) -> ir.Node | None:

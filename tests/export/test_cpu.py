@@ -117,6 +117,55 @@ def test_convolution_in_parts_gives_the_same_bytes_and_meets_no_padding(
     np.testing.assert_array_equal(_run(after, maps), whole)
 
 
+def _activation(*, also_read: bool = False) -> onnx.ModelProto:
+    """uint8 maps (N, 4, h, w) -> their HardSwish as uint8; the sum of both, if also read."""
+    constants = {
+        "scale": np.float32(0.0625),
+        "zero": np.uint8(100),
+        "out_scale": np.float32(0.03125),
+        "out_zero": np.uint8(12),
+    }
+    value, last = "conv_DequantizeLinear_Output", "both" if also_read else "active"
+    nodes = [
+        helper.make_node("DequantizeLinear", ["maps", "scale", "zero"], [value], name="conv_DQ"),
+        helper.make_node("HardSwish", [value], ["active"], name="act"),
+        helper.make_node("Add", [value, "active"], ["both"], name="sum"),
+        helper.make_node("QuantizeLinear", [last, "out_scale", "out_zero"], ["out"], name="Q"),
+    ]
+    if not also_read:
+        del nodes[2]
+    return _model_of(nodes, constants, TensorProto.UINT8, (4, 8, 8))
+
+
+def test_zero_point_before_hardswish_becomes_a_sum() -> None:
+    model = _activation()
+    maps = np.arange(256, dtype=np.uint8).reshape(1, 4, 8, 8)
+    rearranged = after_quantisation(model)
+
+    # By hand: powers of two, so that nothing is rounded before the last step.
+    x = (maps.astype(np.float64) - 100) / 16
+    active = x * np.clip(x + 3, 0, 6) / 6
+    expected = np.clip(np.rint(active * 32) + 12, 0, 255)
+    assert np.abs(_run(rearranged, maps) - expected).max() == 0
+    assert [node.op_type for node in rearranged.graph.node] == [
+        "DequantizeLinear",
+        "Add",
+        "HardSwish",
+        "QuantizeLinear",
+    ]
+    # `--locate` reads the value by its name.
+    assert rearranged.graph.node[1].output == ["conv_DequantizeLinear_Output"]
+    assert rearranged.graph.node[2].input == ["conv_DequantizeLinear_Output"]
+
+
+def test_value_that_others_read_too_keeps_its_zero_point() -> None:
+    rearranged = after_quantisation(_activation(also_read=True))
+
+    (dequantised, *_) = rearranged.graph.node
+    assert dequantised.input[2] == "zero"
+    assert [node.op_type for node in rearranged.graph.node].count("Add") == 1
+
+
 def test_parts_are_where_the_same_taps_meet_the_map() -> None:
     # Rows 0 and 1 of 14 meet themselves and rows 12 and 13; rows 2 to 11 only themselves.
     model = after_quantisation(_convolution((14, 14), (3, 3), 12, (12, 12)))

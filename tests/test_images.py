@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -450,6 +451,33 @@ def test_nearest_takes_the_pixel_under_the_centre(size_hw: SizeHW) -> None:
         for size, target in zip(labels.shape, size_hw, strict=True)
     )
     np.testing.assert_array_equal(resize_nearest(labels, size_hw), labels[rows][:, columns])
+
+
+@pytest.mark.parametrize("most_floats", [0, images._MOST_FLOATS])
+@pytest.mark.parametrize(
+    ("height", "width", "size_hw"),
+    [
+        (333, 500, (224, 224)),
+        (670, 500, (224, 224)),
+        (448, 448, (224, 224)),  # whole factors, which OpenCV rounds otherwise
+        (448, 500, (224, 224)),
+        (224, 500, (224, 100)),  # one side as it is
+        (65, 1000, (64, 33)),
+        (640, 960, (64, 96)),
+    ],
+)
+def test_shrinking_gives_the_bytes_of_opencvs_area(
+    height: int,
+    width: int,
+    size_hw: tuple[int, int],
+    most_floats: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(images, "_MOST_FLOATS", most_floats)
+    for seed in range(3):
+        rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+        opencvs = cv2.resize(rgb, size_hw[::-1], interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(resize_area(rgb, size_hw), opencvs)
 
 
 def test_photo_of_the_right_size_is_left_as_it_is() -> None:

@@ -3,10 +3,12 @@
 Each is a `Step`: the stages of one run, each timed by the same clock, for every backend.
 """
 
+import itertools
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 
 from flowerseg.arrays import Foreground, Images, Mask, Rgb, size_of
 from flowerseg.backends import Backend
@@ -73,10 +75,14 @@ def transfers_step(backend: Backend, batches: Sequence[Images], clock: Clock) ->
 
 
 def file_step(segmenter: Segmenter, photos: Sequence[Path], out: Path, clock: Clock) -> Step:
-    """One photo file to one mask file on disk, everything in turn: `Segmenter.segment` in steps."""
+    """One photo file to one mask file on disk, everything in turn: `Segmenter.segment` in steps.
+
+    Every mask is a new file, and stays in `out`: see `jobs.FolderJob`.
+    """
+    folder, numbers = Path(mkdtemp(dir=out)), itertools.count()
 
     def step(index: int) -> tuple[float, ...]:
-        job = _PhotoJob(segmenter, photos[index % len(photos)], out / f"{index % 64}.png")
+        job = _PhotoJob(segmenter, photos[index % len(photos)], folder / f"{next(numbers)}.png")
         return timed(clock, job.read, job.prepare, job.infer, job.mask, job.write)
 
     return step

@@ -17,12 +17,12 @@ included, in the streams that a folder run opens.
 """
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from tempfile import mkdtemp
 
 from flowerseg.arrays import Images, size_of
 from flowerseg.artifact import manifest_path, read_manifest
@@ -148,7 +148,7 @@ def _round(
     settings: PredictSettings,
     clock: Clock,
 ) -> Round:
-    out = folder.parent / "out"
+    out = Path(mkdtemp(prefix="out-", dir=folder.parent))  # it stays: see `jobs.FolderJob`
     use_one_thread_per_call()
     foreground = run(segmenter.backend, batches[0])[0]
 
@@ -175,7 +175,6 @@ def _round(
     after = apart()
     engine_s, photo_s = map(min, zip(before, after, strict=True))
     count = len(list(folder.iterdir()))
-    shutil.rmtree(out)
     return Round(engine_s, photo_s, folder_s / count, shares[0])
 
 

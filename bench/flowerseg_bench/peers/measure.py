@@ -1,11 +1,11 @@
 """Every way from a folder of photos to a folder of masks, in turns, and how they compare."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from flowerseg.arrays import Mask
@@ -85,7 +85,7 @@ def measure_peers(setup: Setup, work: Path, clock: Clock = wall_clock) -> Findin
     photos = open_bench_photos(setup.photos, setup.data, setup.split, rules, work)
     with ExitStack() as stack:
         ways = list(_ways(checkpoint, models, stack))
-        masks = [_masks_of(way, photos, work / "judged") for way in ways]
+        masks = [_masks_of(way, photos, Path(mkdtemp(dir=work))) for way in ways]
         ours = {(way.file, way.sha256, way.precision): None for way in ways if way.is_ours}
         before = ceilings_of(ours, clock)
         results = _measured(ways, masks, photos, setup, work, clock)
@@ -159,12 +159,10 @@ def _masks_of(way: Way, photos: Photos, work: Path) -> list[Mask]:
     link_photos(files, 0, len(files), folder)
     way.segment(folder, out)
     written = {path.name: path for path in out.rglob("*.png")}
-    masks = [
+    return [
         read_mask_colours(written[f"{link.name}.png"])[..., 0] >= 128
         for link in sorted(folder.iterdir())
     ]
-    shutil.rmtree(work)
-    return masks
 
 
 def _measured(

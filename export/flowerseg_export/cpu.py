@@ -20,6 +20,9 @@ _WORTHWHILE = 0.5
 _OF_TAPS = ("dilations", "group")  # what the parts of a convolution have from the whole
 
 
+# From so many channels on, a depthwise convolution took OpenVINO longer in 8 bits than in floats.
+_WIDE = 128
+
 _OF_INTERPOLATION = ("mode", "coordinate_transformation_mode")
 
 
@@ -37,6 +40,27 @@ def before_quantisation(model: onnx.ModelProto) -> onnx.ModelProto:
         elif node.op_type == "Resize":
             _interpolate_by_products(rearranged.graph, node)
     return _written(rearranged)
+
+
+def left_in_float(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes of a graph from `before_quantisation` that 8 bits would not do well.
+
+    - The convolution that gives the logits, the products that enlarge their map, and all behind:
+      rounded to 8 bits they move and bend outlines. One channel takes no time.
+    - Depthwise convolutions of many channels, and squeeze-and-excitation, up to the map that it
+      weighs: they multiply little, and OpenVINO spends more on scaling and rounding than it saves.
+    """
+    enlarged: set[ir.Node] = set()
+    nodes: list[ir.Node] = []
+    for node in ir.from_proto(model).graph:
+        if node.op_type == "MatMul" or not enlarged.isdisjoint(node.predecessors()):
+            enlarged.add(node)
+            nodes += [before for before in node.predecessors() if before.op_type == "Conv"]
+        elif _is_wide_depthwise(node):
+            nodes.append(node)
+        elif node.op_type == "Mul":
+            nodes += _squeeze_and_excitation(node)
+    return [node.name for node in (*nodes, *enlarged) if node.name]
 
 
 def after_quantisation(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -63,6 +87,21 @@ def _with_shapes(model: onnx.ModelProto) -> ir.Model:
 def _written(model: ir.Model) -> onnx.ModelProto:
     RemoveUnusedNodesPass()(model)  # and constants that others have replaced
     return ir.to_proto(model)
+
+
+def _is_wide_depthwise(node: ir.Node) -> bool:
+    return node.op_type == "Conv" and node.attributes.get_int("group", 1) > _WIDE
+
+
+def _squeeze_and_excitation(product: ir.Node) -> list[ir.Node]:
+    """The nodes of the size of maps, where a map is multiplied by what its own mean gives."""
+    for maps, gate in itertools.permutations(product.inputs):
+        sigmoid = gate.producer() if gate is not None else None
+        uses = maps.uses() if maps is not None else ()
+        pools = [use.node for use in uses if use.node.op_type == "GlobalAveragePool"]
+        if pools and sigmoid is not None:
+            return [*pools, sigmoid, product]
+    return []
 
 
 def _split_at_padding(graph: ir.Graph, conv: ir.Node) -> None:

@@ -14,7 +14,7 @@ import onnx
 
 from flowerseg.arrays import Rgb
 from flowerseg.errors import ExportError
-from flowerseg_export.cpu import after_quantisation, before_quantisation
+from flowerseg_export.cpu import after_quantisation, before_quantisation, left_in_float
 from flowerseg_export.graph import quietly
 
 
@@ -62,8 +62,10 @@ def int8_from_onnx(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     for_tensorrt = flavour is Flavour.TENSORRT
+    floats = nodes_of_modules(model, keep_fp32)
     if not for_tensorrt:
         model = before_quantisation(model)
+        floats += left_in_float(model)
     methods = {
         Calibration.MINMAX: CalibrationMethod.MinMax,
         Calibration.PERCENTILE: CalibrationMethod.Percentile,
@@ -81,7 +83,7 @@ def int8_from_onnx(
                     _Frames(frames),
                     quant_format=QuantFormat.QDQ,
                     op_types_to_quantize=["Conv", "Add"] if for_tensorrt else None,
-                    nodes_to_exclude=[*nodes_of_modules(model, keep_fp32), *_interpolations(model)],
+                    nodes_to_exclude=floats,
                     per_channel=True,
                     reduce_range=not for_tensorrt,
                     activation_type=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
@@ -115,11 +117,6 @@ def nodes_of_modules(model: onnx.ModelProto, globs: Sequence[str]) -> list[str]:
             raise ExportError(f"--keep-fp32 {glob}: no node of the graph comes from such a module.")
         nodes += matched
     return nodes
-
-
-def _interpolations(model: onnx.ModelProto) -> list[str]:
-    """The products that enlarge the map: rounded to 8 bits their factors would bend outlines."""
-    return [node.name for node in model.graph.node if node.op_type == "MatMul"]
 
 
 class _Frames:

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -33,7 +34,7 @@ def onnx_from_network(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
         ExportError: PyTorch's exporter or the checker of ONNX refuses.
     """
     try:
-        with quietly():
+        with quietly(), _nothing_overwritten(network):
             exported = torch.onnx.export(
                 Deployable(network).eval(),
                 (_example(network, size_hw),),
@@ -101,6 +102,20 @@ def quietly() -> Iterator[None]:
             yield
         finally:
             logging.disable(logging.NOTSET)
+
+
+@contextmanager
+def _nothing_overwritten(network: FlowerNet) -> Iterator[None]:
+    """Let activations leave their inputs alone, as the exporter makes them anyway: for those of
+    MobileNetV3 it takes half as long again, and the graph is the same to the byte."""
+    overwriting: list[Any] = [part for part in network.modules() if getattr(part, "inplace", False)]
+    for part in overwriting:
+        part.inplace = False
+    try:
+        yield
+    finally:
+        for part in overwriting:
+            part.inplace = True
 
 
 def _example(network: FlowerNet, size_hw: SizeHW) -> torch.Tensor:

@@ -97,7 +97,11 @@ def test_map_is_resized_by_constants_to_any_frame(
     small_network: FlowerNet, size_hw: tuple[int, int]
 ) -> None:
     """(72, 100) is no multiple of the stride: a scale would round to another size."""
-    model = onnx_from_network(specialised(small_network, size_hw), size_hw)
+    special = specialised(small_network, size_hw)
+    as_it_was = str(special)
+    model = onnx_from_network(special, size_hw)
+    assert str(special) == as_it_was  # its activations overwrite their inputs, but for the export
+    assert "inplace=True" in as_it_was
     (resize,) = [node for node in model.graph.node if node.op_type == "Resize"]
     constants = {tensor.name for tensor in model.graph.initializer}
     assert {name for name in resize.input[1:] if name} <= constants

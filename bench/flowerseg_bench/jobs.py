@@ -140,8 +140,7 @@ class FolderJob:
         photos: files, taken around and around.
         work: a folder on the disk that is to be measured, for its owner to remove once all is
             measured. Turns leave there what they made: ext4 without a journal passes over files
-            that were just removed, one by one, whenever it makes a new one. Removed between turns,
-            masks cost as much again to write.
+            that were just removed, one by one, whenever it makes a new one.
         least: photos in a round, however slow; a round has so many or a multiple. As a multiple of
             the batch it leaves no batch half empty, which counts in a folder of forty photos and
             not in one of thousands.

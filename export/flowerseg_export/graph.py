@@ -106,8 +106,8 @@ def quietly() -> Iterator[None]:
 
 @contextmanager
 def _nothing_overwritten(network: FlowerNet) -> Iterator[None]:
-    """Let activations leave their inputs alone, as the exporter makes them anyway: for those of
-    MobileNetV3 it takes half as long again, and the graph is the same to the byte."""
+    """Let activations leave their inputs alone. The exporter makes them do so anyway, and is long
+    about those of MobileNetV3; the graph is the same to the byte."""
     overwriting: list[Any] = [part for part in network.modules() if getattr(part, "inplace", False)]
     for part in overwriting:
         part.inplace = False

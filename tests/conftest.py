@@ -6,12 +6,14 @@ Session fixtures are files and networks that no test may change: copy first (`co
 import importlib.util
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.mobilenetv3 import InvertedResidual
@@ -38,6 +40,8 @@ from flowerseg_export.export import export_model
 PHOTO_HW = (80, 112)  # not square, so that height taken for width shows
 PREPROCESS = Preprocess((64, 64))
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
 # Frames this small gain nothing from a second thread, and threads that wait for one another on a
 # busy machine made a proof of six photos take 20 seconds instead of one.
 torch.set_num_threads(1)
@@ -57,6 +61,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if name in required:
             pytest.fail(f"FLOWERSEG_REQUIRE names {name}, but {reason}", pytrace=False)
         pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: small ones fill what is left of each worker's time."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def _missing_gpu() -> str:
@@ -106,9 +116,27 @@ def small_network(painted: Path) -> FlowerNet:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(small_network: FlowerNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Lets the first worker that asks for a file make it, and the others find it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def find(name: str, make: Callable[[Path], object]) -> Path:
+        path = shared / name
+        done = path.parent.with_suffix(".done")
+        with FileLock(path.parent.with_suffix(".lock")):
+            if not done.exists():
+                path.parent.mkdir(exist_ok=True)
+                make(path)
+                done.touch()
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def checkpoint(small_network: FlowerNet, made_once: MadeOnce) -> Path:
     """`small_network` in a file, with its manifest."""
-    path = tmp_path_factory.mktemp("checkpoint") / "small.pt"
     manifest = Manifest(
         kind=Kind.CHECKPOINT,
         architecture=str(small_network.architecture),
@@ -116,8 +144,9 @@ def checkpoint(small_network: FlowerNet, tmp_path_factory: pytest.TempPathFactor
         preprocess=PREPROCESS,
         rebuild="flowerseg-train --data flowers --out small",
     )
-    save_checkpoint(path, small_network, manifest)
-    return path
+    return made_once(
+        "checkpoint/small.pt", lambda path: save_checkpoint(path, small_network, manifest)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -126,47 +155,40 @@ def reference(checkpoint: Path) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def fp32_onnx(
-    checkpoint: Path, painted: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Artifact:
+def fp32_onnx(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Artifact:
     """The small network as ONNX in FP32, exported and proved on the painted photos."""
-    out = tmp_path_factory.mktemp("fp32") / "small.onnx"
-    return export_model(ExportConfig(checkpoint, out, data=painted, device="cpu"))[-1]
+
+    def make(out: Path) -> None:
+        export_model(ExportConfig(checkpoint, out, data=painted, device="cpu"))
+
+    return open_artifact(made_once("fp32/small.onnx", make))
 
 
 @pytest.fixture(scope="session")
-def rtx_chain(
-    checkpoint: Path, painted: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[Artifact]:
-    """The same in FP16: the proved ONNX file, and the TensorRT-RTX engine built from it."""
-    out = tmp_path_factory.mktemp("fp16") / "small.engine"
-    config = ExportConfig(
-        checkpoint,
-        out,
-        Kind.TENSORRT_RTX,
-        Precision.FP16,
-        Batch(1, 4, 8),
-        data=painted,
-        device="cpu",
-    )
-    return export_model(config)
+def rtx_engine(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Artifact:
+    """The TensorRT-RTX engine that is built from `fp16_onnx`."""
+
+    def make(out: Path) -> None:
+        target = Kind.TENSORRT_RTX, Precision.FP16, Batch(1, 4, 8)
+        export_model(ExportConfig(checkpoint, out, *target, data=painted, device="cpu"))
+
+    return open_artifact(made_once("fp16/small.engine", make))
 
 
 @pytest.fixture(scope="session")
-def fp16_onnx(rtx_chain: list[Artifact]) -> Artifact:
-    return rtx_chain[0]
+def fp16_onnx(rtx_engine: Artifact) -> Artifact:
+    """The same in FP16, proved."""
+    return open_artifact(rtx_engine.path.with_suffix(".onnx"))
 
 
 @pytest.fixture(scope="session")
-def rtx_engine(rtx_chain: list[Artifact]) -> Artifact:
-    return rtx_chain[1]
-
-
-@pytest.fixture(scope="session")
-def pt2_package(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def pt2_package(checkpoint: Path, made_once: MadeOnce) -> Artifact:
     """The same compiled by AOTInductor. Slow: it runs a C++ compiler."""
-    out = tmp_path_factory.mktemp("pt2") / "small.pt2"
-    return export_model(ExportConfig(checkpoint, out, Kind.PT2, device="cpu"))[-1]
+
+    def make(out: Path) -> None:
+        export_model(ExportConfig(checkpoint, out, Kind.PT2, device="cpu"))
+
+    return open_artifact(made_once("pt2/small.pt2", make))
 
 
 @pytest.fixture

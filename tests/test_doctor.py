@@ -556,6 +556,7 @@ def test_a_trouble_without_a_mend_of_its_own_takes_the_parts() -> None:
     assert tried(Part("part", check, "mend it")).mend == "mend it"
 
 
+@pytest.mark.slow
 def test_the_real_examination_ends_with_the_verdict() -> None:
     result = CliRunner().invoke(doctor, [])
     assert result.exit_code == 0, result.output

@@ -203,12 +203,13 @@ def _needed(trial: _Trial, blocks: dict[str, tuple[str, ...]]) -> list[str]:
 def _with_cost(
     network: FlowerNet, keep_fp32: tuple[str, ...], size_hw: SizeHW, device: str
 ) -> Repaired:
-    typed = half_from_network(network), half_from_network(network, keep_fp32)
-    half_bytes, mixed_bytes = (onnx_from_network(each, size_hw).ByteSize() for each in typed)
+    half, mixed = half_from_network(network), half_from_network(network, keep_fp32)
+    half_bytes = onnx_from_network(half, size_hw).ByteSize()
+    mixed_bytes = onnx_from_network(mixed, size_hw).ByteSize() if keep_fp32 else half_bytes
     chosen = resolve_device(device)
     if chosen == "cpu":
         return Repaired(keep_fp32, half_bytes, mixed_bytes)
-    half_ms, mixed_ms = (_measure_ms(each, size_hw, chosen) for each in typed)
+    half_ms, mixed_ms = (_measure_ms(each, size_hw, chosen) for each in (half, mixed))
     return Repaired(keep_fp32, half_bytes, mixed_bytes, half_ms, mixed_ms)
 
 

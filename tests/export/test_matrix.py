@@ -1,5 +1,6 @@
 """Architectures in every precision become ONNX files that run, and real engines."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,15 @@ import onnxruntime
 import pytest
 import torch
 
-from flowerseg.arrays import Images
+from flowerseg.arrays import Images, SizeHW
 from flowerseg.artifact import Artifact, Batch, Kind, Manifest, Precision, open_artifact
 from flowerseg.checkpoint import network_from_artifact, save_checkpoint
 from flowerseg.model import Architecture, Deployable, FlowerNet
 from flowerseg.preprocess import Preprocess
+from flowerseg_export import export as export_module
 from flowerseg_export.config import ExportConfig
 from flowerseg_export.export import export_model
+from flowerseg_export.graph import onnx_from_network
 
 SIZE_HW = (64, 64)
 # Weights of the deployable network in millions: torchvision's table has 42.0 and 61.0 with an
@@ -52,6 +55,22 @@ def random_checkpoint(
     path = tmp_path_factory.mktemp("matrix") / f"{request.param}.pt"
     manifest = Manifest(Kind.CHECKPOINT, request.param, Precision.FP32, Preprocess(SIZE_HW))
     return save_checkpoint(path, network, manifest)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _each_graph_is_exported_once() -> Iterator[None]:
+    """INT8 files are made of the FP32 graph, which torch's exporter need not give three times."""
+    graphs: dict[tuple[str, torch.dtype], bytes] = {}
+
+    def kept(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
+        key = (network.architecture, network.head.weight.dtype)
+        if key not in graphs:
+            graphs[key] = onnx_from_network(network, size_hw).SerializeToString()
+        return onnx.load_from_string(graphs[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_module, "onnx_from_network", kept)
+        yield
 
 
 @pytest.mark.parametrize(("random_checkpoint", "precision"), CELLS, indirect=["random_checkpoint"])

@@ -128,6 +128,7 @@ def test_two_overflows_are_repaired_by_their_two_blocks_and_the_export_is_proved
     assert "--repair" not in manifest.rebuild
 
 
+@pytest.mark.slow
 def test_network_that_passes_in_half_needs_no_repair(reference: Artifact, photos: PhotoSet) -> None:
     found = repair(reference, photos, device="cpu")
     assert found.keep_fp32 == ()

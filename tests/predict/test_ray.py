@@ -152,6 +152,7 @@ def _actors() -> list[int]:
     ]
 
 
+@pytest.mark.slow
 def test_outputs_are_those_of_one_machine_although_an_actor_is_killed(
     photos: Path, model: Path, tmp_path: Path, cluster: None
 ) -> None:
@@ -169,6 +170,7 @@ def test_outputs_are_those_of_one_machine_although_an_actor_is_killed(
     assert [result.path for result in report.failed] == ["cut.png", "text.jpg"]
 
 
+@pytest.mark.slow
 def test_run_goes_on_where_another_stopped_with_photos_from_wherever_fsspec_reaches(
     photos: Path, model: Path, tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

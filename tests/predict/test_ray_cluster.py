@@ -114,6 +114,7 @@ def _masks(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
 
 
+@pytest.mark.slow
 def test_cluster_that_runs_already_makes_the_masks_of_one_machine(
     cluster: Cluster, photos: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_cluster_that_runs_already_makes_the_masks_of_one_machine(
     assert cluster.address in there.stderr
 
 
+@pytest.mark.slow
 def test_cluster_that_does_not_know_the_token_is_named_with_what_to_do(
     cluster: Cluster, photos: Path, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def _scale(model: onnx.ModelProto, name: str, factor: float) -> None:
     tensor.CopyFrom(numpy_helper.from_array(scaled.astype(kind), name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", ["fp32_onnx", "fp16_onnx", "int8_onnx"])
 def test_nothing_is_located_in_a_correct_export(
     fixture: str, reference: Artifact, photos: PhotoSet, request: pytest.FixtureRequest

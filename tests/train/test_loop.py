@@ -230,6 +230,7 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["head", "all"])
 @pytest.mark.parametrize("step", [1, 4, 5])  # two steps an epoch: the first and third epoch
 def test_resumed_run_has_the_weights_of_one_that_never_stopped(
@@ -247,6 +248,7 @@ def test_resumed_run_has_the_weights_of_one_that_never_stopped(
     assert (cut.out / "metrics.csv").read_text() == (whole.out / "metrics.csv").read_text()
 
 
+@pytest.mark.slow
 def test_run_killed_in_mid_epoch_goes_on_to_the_same_weights(
     config: Config, tmp_path: Path
 ) -> None:
@@ -348,6 +350,7 @@ def test_run_that_is_there_is_replaced_when_asked(config: Config) -> None:
     assert manifest_path(open_artifact(chosen.out / "best.pt").path).is_file()
 
 
+@pytest.mark.slow
 def test_validation_is_spread_over_long_runs(config: Config) -> None:
     epochs: list[Epoch] = []
 
@@ -382,6 +385,7 @@ train(from_json(TrainConfig, json.loads(Path(sys.argv[1]).read_text())), Dies())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "cache"), [(6, False), (5, False), (5, True)])
 def test_two_processes_train_the_weights_of_one(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, cache: bool

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from filelock import FileLock
@@ -55,7 +56,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     error, so that a machine that lost its GPU does not pass by running nothing.
     """
     required = {name.strip() for name in os.environ.get("FLOWERSEG_REQUIRE", "").split(",")}
-    for name, missing in (("gpu", _missing_gpu), ("tensorrt", _missing_tensorrt)):
+    for name, missing in _MISSING.items():
         if item.get_closest_marker(name) is None or not (reason := missing()):
             continue
         if name in required:
@@ -76,6 +77,14 @@ def _missing_gpu() -> str:
 def _missing_tensorrt() -> str:
     found = importlib.util.find_spec("tensorrt") is not None
     return _missing_gpu() if found else "the tensorrt package is not installed"
+
+
+def _missing_ort_cuda() -> str:
+    found = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return _missing_gpu() if found else "onnxruntime is a build without CUDA"
+
+
+_MISSING = {"gpu": _missing_gpu, "tensorrt": _missing_tensorrt, "ort_cuda": _missing_ort_cuda}
 
 
 @pytest.fixture(scope="session")
@@ -122,9 +131,9 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
     def find(name: str, make: Callable[[Path], object]) -> Path:
-        path = shared / name
-        done = path.parent.with_suffix(".done")
-        with FileLock(path.parent.with_suffix(".lock")):
+        path, mark = shared / name, name.replace("/", "-")
+        done = shared / f"{mark}.done"
+        with FileLock(shared / f"{mark}.lock"):
             if not done.exists():
                 path.parent.mkdir(exist_ok=True)
                 make(path)
@@ -165,20 +174,35 @@ def fp32_onnx(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def rtx_engine(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Artifact:
-    """The TensorRT-RTX engine that is built from `fp16_onnx`."""
+def fp16_onnx(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Artifact:
+    """The same in FP16."""
 
     def make(out: Path) -> None:
-        target = Kind.TENSORRT_RTX, Precision.FP16, Batch(1, 4, 8)
-        export_model(ExportConfig(checkpoint, out, *target, data=painted, device="cpu"))
+        half = Precision.FP16
+        export_model(ExportConfig(checkpoint, out, precision=half, data=painted, device="cpu"))
 
-    return open_artifact(made_once("fp16/small.engine", make))
+    return open_artifact(made_once("fp16/small.onnx", make))
 
 
 @pytest.fixture(scope="session")
-def fp16_onnx(rtx_engine: Artifact) -> Artifact:
-    """The same in FP16, proved."""
-    return open_artifact(rtx_engine.path.with_suffix(".onnx"))
+def rtx_engine(
+    checkpoint: Path, fp16_onnx: Artifact, painted: Path, made_once: MadeOnce
+) -> Artifact:
+    """The TensorRT-RTX engine that is built from `fp16_onnx`, and lies beside it."""
+
+    def make(out: Path) -> None:
+        config = ExportConfig(
+            fp16_onnx.path,
+            out,
+            Kind.TENSORRT_RTX,
+            batch=Batch(1, 4, 8),
+            reference=checkpoint,
+            data=painted,
+            device="cpu",
+        )
+        export_model(config)
+
+    return open_artifact(made_once("fp16/small.engine", make))
 
 
 @pytest.fixture(scope="session")

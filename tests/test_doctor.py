@@ -325,6 +325,11 @@ def test_a_gpu_that_is_here_works_and_is_described() -> None:
     )
     assert re.fullmatch(r"[\d.]*(, )?runs CUDA up to \d+\.\d+", found("NVIDIA driver").detail)
     assert re.fullmatch(r"\d+\.\d+\.\d+, convolves", found("cuDNN").detail)
+
+
+@pytest.mark.gpu
+@pytest.mark.ort_cuda
+def test_onnx_runtime_computes_on_a_gpu_that_is_here() -> None:
     assert found("ONNX Runtime, CUDA").state == "works"
 
 

@@ -31,7 +31,8 @@ def profile(model: Path, runtime: str, device: str, batch: int) -> str:
             run(backend, noise)
         on_gpu = backend.info.device.startswith("cuda")
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-        with torch.profiler.profile(activities=activities) as profiler:
+        # One cycle only; torch 2.11 warns that it forgets earlier ones unless told not to.
+        with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
             for _ in range(RUNS):
                 run(backend, noise)
         sort_by = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"

@@ -22,7 +22,7 @@ from flowerseg.backends import (
     runtimes_here,
 )
 from flowerseg.backends.null import NullBackend
-from flowerseg.errors import BackendUnavailable, FlowersegError
+from flowerseg.errors import FlowersegError
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
 from flowerseg_bench.macs import multiply_adds_of
@@ -99,7 +99,6 @@ def wanted_rows(
 
     Raises:
         ArtifactError: a file is missing, changed, or unproven in the runtimes asked for.
-        BackendUnavailable: `auto`, and no runtime for an ONNX file is installed.
     """
     wanted: list[Wanted] = []
     for model in models:
@@ -118,19 +117,24 @@ def wanted_rows(
 def _automatic(
     artifact: Artifact, named: Sequence[str], device: str, *, allow_unproven: bool
 ) -> list[Wanted]:
-    """The runtimes here that nobody named; those in which the file is unproven are told of."""
+    """The rows that `auto` proposes: the runtimes of this machine that nobody named.
+
+    Where no runtime of the file's kind is installed, the first one is proposed all the same: its
+    own error then says in the notes what is missing.
+    """
     manifest = artifact.manifest
-    here = [r for r in runtimes_here(manifest, device) if r not in named]
-    if not here and not named:
-        raise BackendUnavailable(
-            f"{artifact.path}: none of {', '.join(RUNTIMES[manifest.kind])} is installed."
-        )
-    if not named and not any(manifest.is_proved_in(r) for r in here):
+    proposed = runtimes_here(manifest, device) or [RUNTIMES[manifest.kind][0]]
+    runtimes = [runtime for runtime in proposed if runtime not in named]
+    if not named and not any(manifest.is_proved_in(runtime) for runtime in runtimes):
         require_proof(artifact, allow_unproven=allow_unproven)
-    refused = () if allow_unproven else [r for r in here if not manifest.is_proved_in(r)]
     return [
-        Wanted(artifact, r, is_optional=len(here) > 1 or bool(named), is_refused=r in refused)
-        for r in here
+        Wanted(
+            artifact,
+            runtime,
+            is_optional=True,
+            is_refused=not allow_unproven and not manifest.is_proved_in(runtime),
+        )
+        for runtime in runtimes
     ]
 
 
@@ -167,10 +171,10 @@ def open_row(wanted: Wanted, device: str, clock: Clock, seen: set[str]) -> OpenR
 def open_rows(
     wanted: Sequence[Wanted], device: str, clock: Clock
 ) -> tuple[list[OpenRow], list[str]]:
-    """Open all rows; notes name those that `auto` proposed and that cannot run.
+    """Open all rows; a note gives the reason for each that `auto` proposed and that cannot run.
 
     Raises:
-        FlowersegError: a row that was asked for by name, or the last one left, cannot run.
+        FlowersegError: a row that was asked for by name cannot run, or no row can.
     """
     rows: list[OpenRow] = []
     notes: list[str] = []

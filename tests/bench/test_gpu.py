@@ -1,11 +1,13 @@
 """The steps on a GPU: that their commands exist, that none is lost, and the figures by hand."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import click
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 
@@ -16,7 +18,15 @@ from flowerseg_bench.folders.cli import main as folders
 from flowerseg_bench.gpu import run as running
 from flowerseg_bench.gpu.cli import main
 from flowerseg_bench.gpu.figures import Figure, figures_of, finding_of
-from flowerseg_bench.gpu.plan import OPTIONAL, Command, Setup, Step, model_of, steps_of
+from flowerseg_bench.gpu.plan import (
+    OPTIONAL,
+    Command,
+    Setup,
+    Step,
+    model_of,
+    modules_here,
+    steps_of,
+)
 from flowerseg_bench.gpu.run import Ended, run_steps
 from flowerseg_bench.results import Measurement, Quality, Results, Row, Scenario
 from flowerseg_bench.stats import latency, throughput
@@ -80,8 +90,8 @@ def test_what_is_missing_is_left_out_and_told() -> None:
     setup = replace(SETUP, modules=("onnxruntime",))
     told = finding_of(setup, []).notes
     assert told == (
-        'tensorrt is not installed, so no row is its: pip install "flowerseg[tensorrt]"',
-        'tensorrt_rtx is not installed, so no row is its: pip install "flowerseg[rtx]"',
+        'tensorrt is not installed for a GPU, so no row uses it: pip install "flowerseg[tensorrt]"',
+        'tensorrt_rtx is not installed for a GPU, so no row uses it: pip install "flowerseg[rtx]"',
     )
     kinds = {
         command.arguments[command.arguments.index("--to") + 1]
@@ -90,6 +100,21 @@ def test_what_is_missing_is_left_out_and_told() -> None:
         if "--to" in command.arguments
     }
     assert kinds == {"pt2", "onnx"}
+
+
+@pytest.mark.parametrize("has_cuda", [False, True])
+def test_onnx_runtime_for_the_cpu_is_not_one_for_a_gpu(
+    has_cuda: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    providers = ["CUDAExecutionProvider"] * has_cuda + ["CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    assert ("onnxruntime" in modules_here()) is has_cuda
+
+
+def test_onnx_runtime_that_does_not_load_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowerseg_bench.gpu.plan.find_spec", lambda _: True)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # an import raises ImportError
+    assert "onnxruntime" not in modules_here()
 
 
 # --- steps ---

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from flowerseg.artifact import Artifact
+from flowerseg.backends.null import NullBackend
 from flowerseg.errors import ArtifactError, BackendUnavailable
 from flowerseg.preprocess import Preprocess
 from flowerseg_bench.boundaries import Boundary
@@ -170,6 +172,35 @@ def test_a_runtime_that_was_asked_for_by_name_is_never_left_out(tiny_onnx: Path)
 
     with pytest.raises(BackendUnavailable):
         open_rows(wanted, "cuda:99", lambda: 0.0)
+
+
+def test_file_that_no_runtime_opens_is_left_out_with_the_reason(
+    tiny_onnx: Path, unproven_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU where ONNX Runtime is a build for the CPU."""
+
+    def open_model(artifact: Artifact, *_: object) -> tuple[NullBackend]:
+        if artifact.path == unproven_onnx:
+            raise BackendUnavailable("ONNX Runtime has no CUDA provider.")
+        return (NullBackend((32, 32)),)
+
+    monkeypatch.setattr("flowerseg_bench.rows.open_backends", open_model)
+    monkeypatch.setattr("flowerseg_bench.rows.runtimes_here", lambda *_: ["onnxruntime"])
+    wanted = wanted_rows([tiny_onnx, unproven_onnx], ["auto"], device="cpu", allow_unproven=True)
+    rows, notes = open_rows(wanted, "cpu", lambda: 0.0)
+    assert [Path(opened.row.file) for opened in rows] == [tiny_onnx]
+    assert notes == ["unproven.onnx in onnxruntime is left out: ONNX Runtime has no CUDA provider."]
+
+    with pytest.raises(BackendUnavailable, match="no CUDA provider"):
+        open_rows(wanted[1:], "cpu", lambda: 0.0)
+
+
+def test_runtime_that_is_not_installed_says_so_itself(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowerseg_bench.rows.runtimes_here", lambda *_: [])
+    (wanted,) = wanted_rows([tiny_onnx], ["auto"], device="cpu", allow_unproven=False)
+    assert (wanted.runtime, wanted.is_optional) == ("onnxruntime", True)
 
 
 def test_rows_of_other_contracts_are_not_compared() -> None:

@@ -41,7 +41,7 @@ def finding_of(setup: Setup, ended: Sequence[Ended]) -> Finding:
     told = f"{met} of {len(figures)} bars are met" if file.exists() else "it was not measured"
     steps = tuple(f"{each.name}: {in_words(each)}" for each in ended)
     lacking = tuple(
-        f"{name} is not installed, so no row is its: {line}"
+        f"{name} is not installed for a GPU, so no row uses it: {line}"
         for name, line in missing(setup).items()
     )
     return Finding(

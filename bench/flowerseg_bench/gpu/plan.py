@@ -29,7 +29,8 @@ OPTIONAL = {
     "tensorrt": 'pip install "flowerseg[tensorrt]"',
     "tensorrt_rtx": 'pip install "flowerseg[rtx]"',
 }
-"""Modules that a GPU machine may lack, and what installs them; what needs them is left out."""
+"""Modules that a GPU machine may lack, or have for the CPU only, and what installs them for a GPU.
+Commands that need a module that is missing are left out."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,21 @@ class Setup:
 
 
 def modules_here() -> tuple[str, ...]:
-    """The optional modules that are installed."""
-    return tuple(name for name in OPTIONAL if find_spec(name))
+    """The optional modules that are installed and that run on a GPU."""
+    return tuple(
+        name
+        for name in OPTIONAL
+        if find_spec(name) and (name != "onnxruntime" or _has_cuda_provider())
+    )
+
+
+def _has_cuda_provider() -> bool:
+    """Whether ONNX Runtime is a build for CUDA; the package `onnxruntime` is one for the CPU."""
+    try:
+        import onnxruntime
+    except ImportError:  # installed, but one of its libraries is not
+        return False
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def missing(setup: Setup) -> dict[str, str]:

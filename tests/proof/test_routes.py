@@ -90,8 +90,9 @@ def test_what_nvjpeg_does_not_decode_upright_goes_by_the_reference(form: str) ->
 
 
 @pytest.mark.gpu
-def test_nvjpeg_decodes_what_opencv_does_within_a_few_levels(photos: list[Path]) -> None:
-    data = photos[0].read_bytes()
+def test_nvjpeg_decodes_what_opencv_does_within_a_few_levels() -> None:
+    """Colours change slowly here: OpenCV interpolates chroma samples, and nvJPEG repeats them."""
+    data = encode_jpeg(_smooth(128, 192), 95)
     frames = [route(data, FRAME).astype(int) for route in (full_decode, torchvision_decode)]
     assert np.abs(frames[0] - frames[1]).mean() <= 2
 

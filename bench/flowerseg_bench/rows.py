@@ -227,12 +227,6 @@ def with_first_run(opened: OpenRow, frame: Rgb, clock: Clock) -> OpenRow:
     return replace(opened, row=replace(opened.row, first_run_ms=round(1e3 * first_s, 4)))
 
 
-def with_multiply_adds(opened: OpenRow, frame: Rgb) -> OpenRow:
-    """Count what one photo takes, with no clock running."""
-    counted = multiply_adds_of(opened.row, opened.backend, frame)
-    return replace(opened, row=replace(opened.row, multiply_adds=counted))
-
-
 def proof_state(manifest: Manifest, runtime: str) -> str:
     """In a word what the manifest says about a file's proof in a runtime."""
     proof = manifest.proof_in(runtime)
@@ -266,6 +260,7 @@ def _row(wanted: Wanted, backend: Backend, opened_ms: float, note: str) -> Row:
         quality=Quality(),
         threads=wanted.options.threads,
         streams=wanted.options.streams,
+        multiply_adds=multiply_adds_of(manifest.architecture, manifest.preprocess.size_hw),
         cuda_graph=wanted.options.cuda_graph,
     )
 

@@ -40,7 +40,6 @@ from flowerseg_bench.rows import (
     open_rows,
     wanted_rows,
     with_first_run,
-    with_multiply_adds,
 )
 from flowerseg_bench.stats import latency, throughput
 from flowerseg_bench.timing import Budget, Clock, WarmUp, WarmUpRule, resolution_s, wall_clock
@@ -294,7 +293,6 @@ def _opened(
         for opened in rows:
             stack.callback(opened.segmenter.close)
         rows = [with_first_run(o, frames[o.row.preprocess][0], clock) for o in rows]
-        rows = [with_multiply_adds(o, frames[o.row.preprocess][0]) for o in rows]
         reference = _reference(plan, photos, rows)
         rows = [o.with_quality(judge(o.segmenter, photos, reference)) for o in rows]
         rows.append(null_row(rows[baseline_of(rows)].row.preprocess))

@@ -192,10 +192,10 @@ def test_the_share_stands_in_the_engine_table_and_the_limit_beside_it(
         assert "400 GFLOP/s" in text
 
 
-def test_a_run_measures_its_device_and_counts_its_models(tiny_results: Results) -> None:
+def test_a_run_measures_its_device(tiny_results: Results) -> None:
     (limit,) = tiny_results.limits
 
     assert limit.device == "cpu"
     assert limit.matrix_gflop_per_s["fp32"] > 0
     assert limit.copy_gb_per_s > 0
-    assert tiny_results.rows[0].multiply_adds == 0  # it only picks a channel
+    assert tiny_results.rows[0].multiply_adds is None  # of no architecture that is known

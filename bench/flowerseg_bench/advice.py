@@ -72,7 +72,9 @@ def _choices(results: Results, goal: str, boundary: Boundary) -> list[Choice]:
 
 
 def _may_ship(row: Row) -> bool:
-    return not row.is_null and not row.is_unproven
+    """Whether a row is proved, and opened in a way that `Tuned` can describe."""
+    is_told = not row.cudnn_benchmark and row.layout is None
+    return not row.is_null and not row.is_unproven and is_told
 
 
 def _batch_ms(results: Results, item: Measurement) -> float | None:

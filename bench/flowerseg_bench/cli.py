@@ -21,11 +21,19 @@ from flowerseg.cli.options import (
 from flowerseg.errors import FlowersegError
 
 if TYPE_CHECKING:
+    from flowerseg.backends.base import Layout
     from flowerseg_bench.results import Comparison, Results
     from flowerseg_bench.suite import Plan
 
 
-GRAPHS = {"off": (False,), "on": (True,), "both": (False, True)}
+SWITCHES = {"off": (False,), "on": (True,), "both": (False, True)}
+LAYOUTS: dict[str | None, tuple["Layout", ...]] = {
+    None: (),
+    "channels-first": ("channels-first",),
+    "channels-last": ("channels-last",),
+    "both": ("channels-first", "channels-last"),
+}
+BOUNDARIES = ("engine", "engine+transfers", "file-to-mask")
 
 
 class Untold(click.ClickException):
@@ -112,11 +120,41 @@ def parse_numbers(
 @click.option(
     "--cuda-graph",
     "cuda_graph",
-    type=click.Choice(list(GRAPHS)),
+    type=click.Choice(list(SWITCHES)),
     default="off",
     show_default=True,
     help="Record what a batch takes on the GPU once and replay it, in runtimes that can; both: a "
     "row with and one without.",
+)
+@click.option(
+    "--cudnn-benchmark",
+    "cudnn_benchmark",
+    type=click.Choice(list(SWITCHES)),
+    default="off",
+    show_default=True,
+    help="Let cuDNN time its kernels for each batch size first and take the fastest, in PyTorch's "
+    "runtimes on a GPU; both: a row with and one without.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice([name for name in LAYOUTS if name]),
+    help="Memory layout of eager PyTorch in FP32 on a GPU; both: a row for each. Default: frames "
+    "channels-last, weights channels-first.",
+)
+@click.option(
+    "--leave-out",
+    "leave_out",
+    multiple=True,
+    metavar="GLOB",
+    help="May be repeated. Leave out the rows whose name matches, as '*pytorch fp32*CUDA graph'.",
+)
+@click.option(
+    "--boundary",
+    "boundaries",
+    multiple=True,
+    type=click.Choice(BOUNDARIES),
+    default=BOUNDARIES,
+    help="May be repeated. What to measure.  [default: all three]",
 )
 @click.option(
     "--latency-bound",
@@ -158,6 +196,10 @@ def bench(
     threads: tuple[int, ...],
     streams: tuple[int, ...],
     cuda_graph: str,
+    cudnn_benchmark: str,
+    layout: str | None,
+    leave_out: tuple[str, ...],
+    boundaries: tuple[str, ...],
     latency_bound_ms: float | None,
     reference: Path | None,
     against: Path | None,
@@ -173,6 +215,7 @@ def bench(
     if photos is None and data is None:
         raise click.UsageError("Give --photos DIR, --data DIR or both: zeros are not measured.")
     from flowerseg_bench.against import compared
+    from flowerseg_bench.boundaries import Boundary
     from flowerseg_bench.report import terminal, write_report
     from flowerseg_bench.rows import Variants
     from flowerseg_bench.suite import Plan
@@ -187,7 +230,11 @@ def bench(
         seconds=seconds,
         device=device,
         runtimes=runtimes,
-        variants=Variants(threads, streams, GRAPHS[cuda_graph]),
+        variants=Variants(
+            threads, streams, SWITCHES[cuda_graph], SWITCHES[cudnn_benchmark], LAYOUTS[layout]
+        ),
+        leave_out=leave_out,
+        boundaries=tuple(Boundary(name) for name in boundaries),
         latency_bound_ms=latency_bound_ms,
         reference=reference,
         allow_unproven=unproven,

@@ -19,7 +19,6 @@ from flowerseg_bench.boundaries import STAGES, Boundary
 from flowerseg_bench.results import Results
 from flowerseg_bench.tables import (
     MARK,
-    TITLES,
     Table,
     advice_in_brief,
     advice_table,
@@ -30,6 +29,7 @@ from flowerseg_bench.tables import (
     headline,
     limits_in_brief,
     limits_table,
+    measured_boundaries,
     missing_ratios,
     models_table,
     startup_table,
@@ -61,7 +61,7 @@ def write_report(results: Results, out: Path) -> list[str]:
 def terminal(results: Results, width: int) -> RenderableType:
     """The three boundaries in brief, with what is to be doubted, for so many columns."""
     parts: list[RenderableType] = []
-    for boundary in TITLES:
+    for boundary in measured_boundaries(results):
         parts.append(_rich(boundary_table(results, boundary), results, width))
         parts += [Text(f"{MARK} {doubt}", "dim") for doubt in doubts_in_brief(results, boundary)]
         if boundary is Boundary.ENGINE:
@@ -82,7 +82,7 @@ def markdown(results: Results) -> str:
     if best := headline(results):
         lines += [f"Fastest proven: {best}.", ""]
     lines += [f"- {note}" for note in _notes(results)] + [""]
-    for boundary in TITLES:
+    for boundary in measured_boundaries(results):
         lines += _markdown(boundary_table(results, boundary))
         lines += [""] + [f"- {MARK} {doubt}" for doubt in doubts_in_brief(results, boundary)] + [""]
     if results.comparison:
@@ -114,7 +114,7 @@ def html(results: Results) -> str:
         results=results,
         headline=headline(results),
         notes=_notes(results),
-        sections=[_section(results, boundary) for boundary in TITLES],
+        sections=[_section(results, boundary) for boundary in measured_boundaries(results)],
         legend=plots.legend(results),
         stages=[(name, f"t{i}", "square") for i, name in enumerate(STAGES[Boundary.FILE])],
         stages_plot=plots.stages_plot(results),

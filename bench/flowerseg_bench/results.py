@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowerseg.arrays import SizeHW
+from flowerseg.backends.base import Layout
 from flowerseg.errors import DataError
 from flowerseg.jsonform import from_json
 from flowerseg.preprocess import Preprocess
@@ -19,8 +20,9 @@ from flowerseg_bench.stats import Latency, Ratio, Throughput
 from flowerseg_bench.timing import WarmUp
 
 SCHEMA = 4
-"""Counts up whenever a field, or what a number means, changes; 2: the photos' SHA-256; 3: threads,
-what the machine did during each round, the GPU's own clock, advice; 4: streams and CUDA graphs."""
+"""Counts up whenever a field, or what a number means, changes; not for a new field whose default
+says what older runs did. 2: the photos' SHA-256; 3: threads, what the machine did during each
+round, the GPU's own clock, advice; 4: streams and CUDA graphs."""
 
 
 class Scenario(StrEnum):
@@ -69,6 +71,8 @@ class Row:
     threads: int | None = None  # of one run; None: the runtime's own choice
     streams: int = 1  # batches at a time
     cuda_graph: bool = False
+    cudnn_benchmark: bool = False  # cuDNN timed its kernels before
+    layout: Layout | None = None  # None: the runtime's own
 
     @property
     def is_null(self) -> bool:

@@ -2,14 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from flowerseg.arrays import Rgb
-from flowerseg.artifact import Artifact, Kind, Manifest, open_artifact, require_proof
+from flowerseg.artifact import (
+    Artifact,
+    Kind,
+    Manifest,
+    computed_in,
+    open_artifact,
+    require_proof,
+)
 from flowerseg.backends import (
+    CUDNN_BENCHMARKED,
     GRAPHED,
+    LAID_OUT,
     ONE_BATCH,
     RUNTIMES,
     STREAMED,
@@ -21,6 +32,7 @@ from flowerseg.backends import (
     run,
     runtimes_here,
 )
+from flowerseg.backends.base import Layout
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import FlowersegError
 from flowerseg.preprocess import Preprocess
@@ -32,25 +44,34 @@ from flowerseg_bench.timing import Clock, timed
 
 @dataclass(frozen=True)
 class Variants:
-    """Ways to open a model that get rows of their own, where its runtime can be told."""
+    """Ways to open a model that get rows of their own, where the runtime has such an option."""
 
     threads: tuple[int, ...] = ()  # none: the runtime's own choice
     streams: tuple[int, ...] = (1,)
     cuda_graph: tuple[bool, ...] = (False,)
+    cudnn_benchmark: tuple[bool, ...] = (False,)
+    layout: tuple[Layout, ...] = ()  # none: as PyTorch does it by itself
 
     def of(self, runtime: str, device: str) -> list[SessionOptions]:
-        """All of them that a runtime knows on a device by its kind, `cpu` or `cuda`."""
+        """All of them that a runtime has on a device by its kind, `cpu` or `cuda`."""
         on_cpu = device == "cpu"
-        takes_threads = on_cpu and runtime in THREADED
-        takes_graph = not on_cpu and runtime in GRAPHED
-        threads: tuple[int | None, ...] = (self.threads if takes_threads else ()) or (None,)
+        threads = self.threads if on_cpu and runtime in THREADED else ()
         streams = self.streams if runtime in STREAMED[device] else (1,)
-        graphs = self.cuda_graph if takes_graph else (False,)
+        graphs = self.cuda_graph if not on_cpu and runtime in GRAPHED else (False,)
+        has_cudnn = not on_cpu and runtime in CUDNN_BENCHMARKED
+        benchmarks = self.cudnn_benchmark if has_cudnn else (False,)
+        layouts = self.layout if not on_cpu and runtime in LAID_OUT else ()
         return [
-            SessionOptions(each, count, cuda_graph=graph)
-            for each in threads
-            for count in streams
-            for graph in graphs
+            SessionOptions(
+                threads=count,
+                streams=stream_count,
+                cuda_graph=has_graph,
+                cudnn_benchmark=is_timed_first,
+                layout=layout,
+            )
+            for count, stream_count, layout, is_timed_first, has_graph in product(
+                threads or (None,), streams, layouts or (None,), benchmarks, graphs
+            )
         ]
 
 
@@ -66,6 +87,12 @@ class Wanted:
     is_optional: bool  # asked for by `auto`: left out with a note if it cannot run
     is_refused: bool = False  # not proved in this runtime
     options: SessionOptions = ONE_BATCH
+
+    @property
+    def name(self) -> str:
+        """`flower.pt · pytorch fp32, CUDA graph`: the name that the row will have."""
+        precision = computed_in(self.runtime, self.artifact.manifest.precision)
+        return _name(self.artifact, self.runtime, precision, self.options)
 
 
 @dataclass(frozen=True)
@@ -91,14 +118,24 @@ def wanted_rows(
     *,
     device: str = "auto",
     variants: Variants = ONE_ROW_EACH,
+    leave_out: Sequence[str] = (),
     allow_unproven: bool,
 ) -> list[Wanted]:
     """Check every file before any time is spent, and pair it with its runtimes.
 
     A runtime that was named but opens none of a file's kind does not concern that file.
 
+    Args:
+        models: files.
+        runtimes: by name, or `auto`.
+        device: as of `open_backends`.
+        variants: ways to open each.
+        leave_out: globs of names of rows that are not wanted.
+        allow_unproven: take files that were not proved in a runtime.
+
     Raises:
         ArtifactError: a file is missing, changed, or unproven in the runtimes asked for.
+        FlowersegError: no row is left.
     """
     wanted: list[Wanted] = []
     for model in models:
@@ -111,7 +148,10 @@ def wanted_rows(
         if "auto" in runtimes or not named:
             for item in _automatic(artifact, named, device, allow_unproven=allow_unproven):
                 wanted += _varied(item, variants, device)
-    return wanted
+    kept = [item for item in wanted if not any(fnmatchcase(item.name, g) for g in leave_out)]
+    if not kept:
+        raise FlowersegError(f"--leave-out {' --leave-out '.join(leave_out)} leaves no row.")
+    return kept
 
 
 def _automatic(
@@ -239,7 +279,7 @@ def _row(wanted: Wanted, backend: Backend, opened_ms: float, note: str) -> Row:
     artifact, manifest, info = wanted.artifact, wanted.artifact.manifest, backend.info
     proof = proof_state(manifest, wanted.runtime)
     return Row(
-        name=f"{artifact.path.name} · {info.runtime} {info.precision}{_in_words(wanted.options)}",
+        name=_name(artifact, info.runtime, info.precision, wanted.options),
         file=str(artifact.path),
         sha256=manifest.sha256,
         kind=manifest.kind,
@@ -262,7 +302,13 @@ def _row(wanted: Wanted, backend: Backend, opened_ms: float, note: str) -> Row:
         streams=wanted.options.streams,
         multiply_adds=multiply_adds_of(manifest.architecture, manifest.preprocess.size_hw),
         cuda_graph=wanted.options.cuda_graph,
+        cudnn_benchmark=wanted.options.cudnn_benchmark,
+        layout=wanted.options.layout,
     )
+
+
+def _name(artifact: Artifact, runtime: str, precision: str, options: SessionOptions) -> str:
+    return f"{artifact.path.name} · {runtime} {precision}{_in_words(options)}"
 
 
 def _in_words(options: SessionOptions) -> str:
@@ -270,6 +316,8 @@ def _in_words(options: SessionOptions) -> str:
     return (
         ("" if threads is None else f", {threads} thread{'s' if threads > 1 else ''}")
         + (f", {streams} streams" if streams > 1 else "")
+        + (f", {options.layout.replace('-', ' ')}" if options.layout else "")
+        + (", cuDNN benchmark" if options.cudnn_benchmark else "")
         + (", CUDA graph" if options.cuda_graph else "")
     )
 

@@ -61,14 +61,18 @@ class Plan:
     device: str = "auto"
     runtimes: tuple[str, ...] = ("auto",)
     variants: Variants = ONE_ROW_EACH
+    leave_out: tuple[str, ...] = ()  # globs of names of rows
+    boundaries: tuple[Boundary, ...] = tuple(Boundary)
     latency_bound_ms: float | None = None  # for a batch, to be advised within
     reference: Path | None = None
     allow_unproven: bool = False
     rounds: int = 4
 
     def __post_init__(self) -> None:
-        if not self.models or not self.batches or self.rounds < 1 or self.seconds <= 0:
-            raise ValueError("models, batches, rounds and seconds must all be there")
+        if not self.models or not self.batches or not self.boundaries:
+            raise ValueError("models, batches and boundaries must all be there")
+        if self.rounds < 1 or self.seconds <= 0:
+            raise ValueError(f"{self.rounds} rounds of {self.seconds} s measure nothing")
         if min(self.batches) < 1:
             raise ValueError(f"batches must be 1 or more, not {self.batches}")
 
@@ -138,7 +142,7 @@ def run_suite(
         bench = _Bench(plan, photos, frames, work, clock, resolution_ns, monitor)
         limits = limits_of(infos, plan.limits_budget, clock)
         measurements: list[Measurement] = []
-        cells = cells_of(plan.batches)
+        cells = cells_of(plan.batches, plan.boundaries)
         for done, cell in enumerate(cells):
             if on_progress:
                 on_progress(str(cell), done, len(cells))
@@ -166,10 +170,13 @@ def run_suite(
     return replace(results, advice=advice_of(results))
 
 
-def cells_of(batches: Sequence[int]) -> list[Cell]:
+def cells_of(
+    batches: Sequence[int], boundaries: Sequence[Boundary] = tuple(Boundary)
+) -> list[Cell]:
     """All cells. Folders come last: they hold OpenCV to one thread a call from then on."""
-    single = [Cell(boundary, Scenario.LATENCY, 1) for boundary in Boundary]
-    many = [Cell(boundary, Scenario.THROUGHPUT, n) for boundary in Boundary for n in batches]
+    wanted = [boundary for boundary in Boundary if boundary in boundaries]
+    single = [Cell(boundary, Scenario.LATENCY, 1) for boundary in wanted]
+    many = [Cell(boundary, Scenario.THROUGHPUT, n) for boundary in wanted for n in batches]
     return single + many
 
 
@@ -284,6 +291,7 @@ def _opened(
         plan.runtimes,
         device=plan.device,
         variants=plan.variants,
+        leave_out=plan.leave_out,
         allow_unproven=plan.allow_unproven,
     )
     kinds = dict.fromkeys(item.artifact.manifest.preprocess for item in wanted)

@@ -37,6 +37,12 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
+def measured_boundaries(results: Results) -> list[Boundary]:
+    """The boundaries that a run measured, in the order of `TITLES`."""
+    measured = {item.boundary for item in results.measurements}
+    return [boundary for boundary in TITLES if boundary in measured]
+
+
 def boundary_table(results: Results, boundary: Boundary) -> Table:
     """Speed at one boundary, with the worth of the masks in the same row."""
     batches = results.settings.batches

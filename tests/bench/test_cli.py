@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from flowerseg.errors import FlowersegError
+from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.cli import bench
+from flowerseg_bench.rows import Variants
+from flowerseg_bench.suite import Plan
 
 
 def test_models_are_measured_and_reported_end_to_end(
@@ -71,6 +75,33 @@ def test_what_a_user_can_mend_is_exit_1_without_traceback(
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     assert message in result.output
+
+
+def test_options_of_the_command_become_the_plan(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Plan] = []
+
+    def run(plan: Plan, _: Path) -> None:
+        plans.append(plan)
+        raise FlowersegError("enough")
+
+    monkeypatch.setattr("flowerseg_bench.cli._run", run)
+    options = ["--cudnn-benchmark", "both", "--layout", "both", "--cuda-graph", "on"]
+    options += ["--leave-out", "*fp32*CUDA graph", "--boundary", "engine"]
+    for more in ([], options):
+        command = [str(tiny_onnx), "--photos", ".", "--out", "unused", *more]
+        CliRunner().invoke(bench, command)
+    plain, asked = plans
+    assert plain.variants == Variants()
+    assert plain.boundaries == tuple(Boundary)
+    assert asked.variants == Variants(
+        cuda_graph=(True,),
+        cudnn_benchmark=(False, True),
+        layout=("channels-first", "channels-last"),
+    )
+    assert asked.leave_out == ("*fp32*CUDA graph",)
+    assert asked.boundaries == (Boundary.ENGINE,)
 
 
 def test_help_imports_no_runtime_and_no_matplotlib() -> None:

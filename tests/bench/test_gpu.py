@@ -272,6 +272,37 @@ def test_figures_are_those_of_the_fastest_proved_row(tiny_results: Results) -> N
     assert figures[0].by == "graph, batch 64"
 
 
+def test_bars_are_held_against_the_fastest_eager_row(tiny_results: Results) -> None:
+    """In any memory layout and with cuDNN's benchmark, but without a CUDA graph."""
+    row, item = tiny_results.rows[0], tiny_results.measurements[0]
+    full = replace(row, name="full", runtime="pytorch", precision="fp32")
+    half = replace(row, name="half", runtime="pytorch-fp16", precision="fp16", is_unproven=False)
+    rows = [
+        replace(full, layout="channels-first"),
+        replace(full, layout="channels-last", cudnn_benchmark=True),
+        replace(full, cuda_graph=True),
+        half,
+        replace(half, cudnn_benchmark=True),
+        replace(half, name="compiled", runtime="torch-compile-fp16"),
+    ]
+    speeds = [100.0, 200.0, 900.0, 1000.0, 1250.0, 2000.0]
+    numbers = [number(item, n, Boundary.ENGINE, 64, speed) for n, speed in enumerate(speeds)]
+    numbers += [single(item, 3, 8.0), single(item, 4, 5.0), single(item, 5, 2.0)]
+    share, to_single, to_half, latency_ratio, *_ = figures_of(made(tiny_results, rows, numbers))
+    assert (to_single.value, to_half.value) == pytest.approx((10.0, 1.6), rel=1e-3)
+    assert latency_ratio.value == pytest.approx(0.4)
+    assert share.by == "compiled, batch 64"
+
+
+def test_eager_half_meets_the_bar_of_the_share_by_itself(tiny_results: Results) -> None:
+    row, item = tiny_results.rows[0], tiny_results.measurements[0]
+    half = replace(row, name="half", runtime="pytorch-fp16", precision="fp16", is_unproven=False)
+    numbers = [number(item, 0, Boundary.ENGINE, 64, 900.0, 0.55)]
+    share, to_single, to_half, *_ = figures_of(made(tiny_results, [half], numbers))
+    assert (share.value, share.is_met) == (0.55, True)
+    assert (to_single.value, to_half.value) == (None, 1.0)
+
+
 def test_without_a_proved_row_nothing_is_met(tiny_results: Results) -> None:
     rows = [replace(row, precision="fp32") for row in tiny_results.rows]
     figures = figures_of(replace(tiny_results, rows=tuple(rows)))

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from flowerseg.artifact import Artifact
+from flowerseg.backends import SessionOptions
 from flowerseg.backends.null import NullBackend
-from flowerseg.errors import ArtifactError, BackendUnavailable
+from flowerseg.errors import ArtifactError, BackendUnavailable, FlowersegError
 from flowerseg.preprocess import Preprocess
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.ratios import why_not_comparable
-from flowerseg_bench.results import Results, Scenario
+from flowerseg_bench.report import html, markdown
+from flowerseg_bench.results import Results, Scenario, read_results
 from flowerseg_bench.rows import Variants, null_row, open_rows, wanted_rows
 from flowerseg_bench.suite import Plan, cells_of, run_suite
 
@@ -117,6 +119,100 @@ def test_a_runtime_has_rows_for_what_it_can_be_told(
     assert [(o.threads, o.streams, o.cuda_graph) for o in made] == sorted(
         options, key=lambda found: (found[0] or 0, *found[1:])
     )
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "options"),
+    [
+        (
+            "pytorch",
+            "cuda",
+            [
+                ("channels-first", False),
+                ("channels-first", True),
+                ("channels-last", False),
+                ("channels-last", True),
+            ],
+        ),
+        ("pytorch-fp16", "cuda", [(None, False), (None, True)]),
+        ("torch-compile-fp16", "cuda", [(None, False), (None, True)]),
+        ("onnxruntime", "cuda", [(None, False)]),
+        ("pytorch", "cpu", [(None, False)]),
+    ],
+)
+def test_layouts_and_cudnn_have_rows_where_a_runtime_knows_them(
+    runtime: str, device: str, options: list[tuple[str | None, bool]]
+) -> None:
+    variants = Variants(cudnn_benchmark=(False, True), layout=("channels-first", "channels-last"))
+    assert [(o.layout, o.cudnn_benchmark) for o in variants.of(runtime, device)] == options
+
+
+def test_way_in_which_a_row_was_opened_is_in_its_name_and_in_the_results(
+    tiny_onnx: Path, tiny_results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plain,) = wanted_rows([tiny_onnx], ["onnxruntime"], device="cpu", allow_unproven=True)
+    options = SessionOptions(cuda_graph=True, cudnn_benchmark=True, layout="channels-last")
+    monkeypatch.setattr("flowerseg_bench.rows.open_backends", lambda *_: (NullBackend((32, 32)),))
+    ((opened,), _) = open_rows([replace(plain, options=options)], "cpu", lambda: 0.0)
+    row = opened.row
+    assert row.name.endswith(", channels last, cuDNN benchmark, CUDA graph")
+    written = json.loads(replace(tiny_results, rows=(row,)).to_json())["rows"][0]
+    assert (written["layout"], written["cudnn_benchmark"]) == ("channels-last", True)
+
+
+def test_results_from_before_a_field_existed_are_still_read(
+    tiny_results: Results, tmp_path: Path
+) -> None:
+    content = json.loads(tiny_results.to_json())
+    for row in content["rows"]:
+        del row["layout"], row["cudnn_benchmark"]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert read_results(tmp_path / "old.json").rows == tiny_results.rows
+
+
+def test_rows_are_left_out_by_their_name(tiny_onnx: Path) -> None:
+    variants = Variants(threads=(1, 2))
+
+    def names(*leave_out: str) -> list[str]:
+        wanted = wanted_rows(
+            [tiny_onnx],
+            ["onnxruntime", "openvino"],
+            device="cpu",
+            variants=variants,
+            leave_out=leave_out,
+            allow_unproven=True,
+        )
+        rows, _ = open_rows(wanted, "cpu", lambda: 0.0)
+        assert [opened.row.name for opened in rows] == [item.name for item in wanted]
+        return [item.name.partition(" · ")[2] for item in wanted]
+
+    assert names("*openvino*2 threads", "*onnxruntime*1 thread") == [
+        "onnxruntime fp32, 2 threads",
+        "openvino fp32, 1 thread",
+    ]
+    with pytest.raises(FlowersegError, match="leaves no row"):
+        names("*")
+
+
+def test_only_the_boundary_that_was_asked_for_is_measured_and_shown(
+    tiny_onnx: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    plan = Plan(
+        (tiny_onnx,),
+        photo_folder,
+        batches=(2,),
+        seconds=0.02,
+        runtimes=("onnxruntime",),
+        boundaries=(Boundary.ENGINE,),
+        device="cpu",
+        rounds=1,
+    )
+    (tmp_path / "work").mkdir()
+    results = run_suite(plan, tmp_path / "out", tmp_path / "work")
+    assert {item.boundary for item in results.measurements} == {Boundary.ENGINE}
+    for text in (markdown(results), html(results)):
+        assert "Engine alone" in text
+        assert "Photo file to mask file" not in text
 
 
 def test_several_streams_are_measured_where_they_mean_something(

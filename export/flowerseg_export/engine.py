@@ -7,6 +7,7 @@ Precision lives in the graph, and the engine is strongly typed: TensorRT 11 has 
 import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Event
 from types import ModuleType
@@ -18,13 +19,20 @@ import torch
 from flowerseg.arrays import SizeHW
 from flowerseg.artifact import Batch, BuiltFor, EngineBuild, Hardware, Kind
 from flowerseg.backends.device import compute_capability, device_name, resolve_device
+from flowerseg.backends.gpucache import (
+    OnNotice,
+    cache_path,
+    print_notice,
+    read_cache,
+    write_cache,
+)
 from flowerseg.backends.trt import import_tensorrt
 from flowerseg.errors import BackendUnavailable, ExportError
-from flowerseg.files import write_bytes
-from flowerseg.usercache import user_cache
 
 OnProgress = Callable[[str, int, int], None]
 """Called with a phase of the build, its steps done and its steps in all."""
+
+_NO_REASON = "TensorRT gave no reason"
 
 
 def engine_from_onnx(
@@ -34,12 +42,14 @@ def engine_from_onnx(
     batch: Batch,
     build: EngineBuild | None = None,
     *,
+    device: str = "auto",
     allow_tf32: bool = False,
     on_progress: OnProgress = lambda *_: None,
+    on_notice: OnNotice = print_notice,
 ) -> bytes:
     """Build an engine for batches of `batch.min` to `batch.max`, tuned for `batch.opt`.
 
-    TensorRT tries kernels on the GPU that it builds for, and remembers their times in the user's
+    TensorRT tries kernels on the GPU that it builds for, and keeps their times in the user's
     cache folder; TensorRT-RTX compiles ahead of time and needs no GPU. Ctrl-C cancels the build.
 
     Args:
@@ -47,62 +57,73 @@ def engine_from_onnx(
         kind: TensorRT or TensorRT-RTX.
         size_hw: height and width of the frames.
         batch: the profile.
-        build: what else is asked of the builder.
+        build: what else is requested of the builder.
+        device: the GPU that TensorRT builds on and for: `auto`, `cuda` or `cuda:N`.
         allow_tf32: let FP32 be computed with ten bits of mantissa.
-        on_progress: told of every step of the builder.
+        on_progress: called at every step of the builder.
+        on_notice: called with a line about a timing cache that cannot be used.
 
     Raises:
-        BackendUnavailable: the module, or for TensorRT a GPU, is not here.
-        ExportError: the parser or the builder refuses, with what it said.
+        BackendUnavailable: the module, or for TensorRT a GPU, is missing.
+        ExportError: the parser or the builder refuses, with the reason that it gave.
         KeyboardInterrupt: Ctrl-C was pressed; the builder has stopped.
     """
     trt = import_tensorrt(kind)
-    built_for(kind, build)
+    built_for(kind, build, device)
+    chosen = resolve_device(device)
     logger = _collecting_logger(trt)
-    builder = _made(trt.Builder(logger), "Builder", logger)
-    network = _made(builder.create_network(_strongly_typed(trt)), "create_network", logger)
-    _parse(trt, network, model, logger)
-    config = _config(kind, builder, build or EngineBuild(), logger)
-    _flag(trt, config, "TF32", wanted=allow_tf32)
-    _add_profile(builder, config, size_hw, batch, logger)
-    cached = _timing_cache(kind, trt.__version__)
-    cache = _load_timing_cache(config, cached, logger) if cached else None
     monitor = _progress_monitor(trt, on_progress)
-    config.progress_monitor = monitor
-    engine = _cancellable(lambda: builder.build_serialized_network(network, config), monitor)
-    content = bytes(_made(engine, "build_serialized_network", logger))
-    if cached and cache is not None:
-        write_bytes(cached, bytes(_made(cache.serialize(), "ITimingCache.serialize", logger)))
-    return content
+    # The builder takes the CUDA context of the device that is current when it is made.
+    with _current(chosen):
+        builder = _constructed(lambda: trt.Builder(logger), "Builder", logger)
+        network = _checked(builder.create_network(_strongly_typed(trt)), "create_network", logger)
+        _parse(trt, network, model, logger)
+        config = _config(kind, builder, build or EngineBuild(), logger)
+        _flag(trt, config, "TF32", wanted=allow_tf32)
+        _add_profile(builder, config, size_hw, batch, logger)
+        config.progress_monitor = monitor
+        if kind is Kind.TENSORRT_RTX:  # times no kernels: its timing cache does nothing since 1.2
+            return _built(builder, network, config, chosen, monitor, logger)
+        cached = cache_path("timing", chosen, "tensorrt", trt.__version__)
+        cache = _load_timing_cache(config, cached, logger, on_notice)
+        content = _built(builder, network, config, chosen, monitor, logger)
+        _save_timing_cache(cache, cached, logger, on_notice)
+        return content
 
 
-def built_for(kind: Kind, build: EngineBuild | None = None) -> BuiltFor:
-    """What an engine built here runs on.
+def built_for(kind: Kind, build: EngineBuild | None = None, device: str = "auto") -> BuiltFor:
+    """What an engine runs on that is built on this machine's `device`.
 
     Raises:
-        BackendUnavailable: what is asked for is built on a GPU, and there is none.
+        BackendUnavailable: the build needs a GPU, and there is none or the CPU was requested.
     """
-    device = resolve_device("auto")
+    chosen = resolve_device(device)
+    missing = "torch sees none here" if device == "auto" else f"--device {device} names none"
     if kind is Kind.TENSORRT_RTX:
-        if build and build.refittable and device == "cpu":
+        if build and build.refittable and chosen == "cpu":
             # Tried with 1.7.1: its compiler asks the CUDA driver for a context.
             raise BackendUnavailable(
-                "TensorRT-RTX builds refittable engines on a machine with a GPU only, and torch "
-                "sees none here. Leave --refittable out, or build there."
+                "TensorRT-RTX builds refittable engines on a machine with a GPU only, and "
+                f"{missing}. Leave --refittable out, or build on a machine with a GPU."
             )
         # Compiled ahead of time, finished on the GPU where it runs: bound to no single one.
         capabilities = ", ".join(build.compute_capabilities) if build else ""
         return BuiltFor("NVIDIA RTX, Turing or later", capabilities, platform.system())
-    if device == "cpu":
+    if chosen == "cpu":
         raise BackendUnavailable(
-            "TensorRT builds engines on the GPU that they are for, and torch sees none here. "
+            f"TensorRT builds engines on the GPU that they are for, and {missing}. "
             "Build on the target machine, or use --to tensorrt-rtx or --to onnx."
         )
-    return BuiltFor(device_name(device), compute_capability(device), platform.system())
+    return BuiltFor(device_name(chosen), compute_capability(chosen), platform.system())
+
+
+def _current(device: str) -> AbstractContextManager[Any]:
+    """The device is the thread's current one within; each thread has its own."""
+    return nullcontext() if device == "cpu" else torch.cuda.device(device)
 
 
 def _parse(trt: ModuleType, network: Any, model: onnx.ModelProto, logger: Any) -> None:
-    parser = _made(trt.OnnxParser(network, logger), "OnnxParser", logger)
+    parser = _constructed(lambda: trt.OnnxParser(network, logger), "OnnxParser", logger)
     if parser.parse(model.SerializeToString()):
         return
     said = [_described(parser.get_error(i), model) for i in range(parser.num_errors)]
@@ -124,11 +145,11 @@ def _described(error: Any, model: onnx.ModelProto) -> str:
 
 def _config(kind: Kind, builder: Any, build: EngineBuild, logger: Any) -> Any:
     trt = import_tensorrt(kind)
-    config = _made(builder.create_builder_config(), "create_builder_config", logger)
+    config = _checked(builder.create_builder_config(), "create_builder_config", logger)
     if build.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, build.workspace_mib * 2**20)
+        _set_workspace(trt, config, build.workspace_mib * 2**20, logger)
     if build.optimisation_level is not None:
-        config.builder_optimization_level = build.optimisation_level
+        _set_optimisation_level(config, build.optimisation_level, logger)
     if build.hardware is not Hardware.SAME:
         _set_hardware_level(trt, config, build.hardware, logger)
     _flag(trt, config, "VERSION_COMPATIBLE", wanted=build.version_compatible)
@@ -136,6 +157,27 @@ def _config(kind: Kind, builder: Any, build: EngineBuild, logger: Any) -> Any:
     if kind is Kind.TENSORRT_RTX and build.compute_capabilities:
         _set_compute_capabilities(trt, config, build.compute_capabilities)
     return config
+
+
+def _set_workspace(trt: ModuleType, config: Any, limit_bytes: int, logger: Any) -> None:
+    workspace = trt.MemoryPoolType.WORKSPACE
+    config.set_memory_pool_limit(workspace, limit_bytes)  # returns nothing: read it back
+    kept_bytes = config.get_memory_pool_limit(workspace)
+    if kept_bytes != limit_bytes:
+        raise ExportError(
+            f"TensorRT does not take --workspace {limit_bytes // 2**20} (MiB) and keeps "
+            f"{kept_bytes // 2**20}: {logger.reason()}. Choose a smaller value, or leave it out."
+        )
+
+
+def _set_optimisation_level(config: Any, level: int, logger: Any) -> None:
+    config.builder_optimization_level = level
+    kept = config.builder_optimization_level
+    if kept != level:
+        raise ExportError(
+            f"TensorRT does not take --optimisation-level {level} and keeps {kept}: "
+            f"{logger.reason()}. Choose another level, or leave it out."
+        )
 
 
 def _flag(trt: ModuleType, config: Any, name: str, *, wanted: bool) -> None:
@@ -153,7 +195,7 @@ def _set_hardware_level(trt: ModuleType, config: Any, hardware: Hardware, logger
     config.hardware_compatibility_level = level
     if config.hardware_compatibility_level != level:  # TensorRT-RTX says nothing and keeps NONE
         raise ExportError(
-            f"{trt.__name__} {trt.__version__} builds no engines for {hardware}: {logger.said()}"
+            f"{trt.__name__} {trt.__version__} builds no engines for {hardware}: {logger.reason()}"
         )
 
 
@@ -171,44 +213,74 @@ def _set_compute_capabilities(trt: ModuleType, config: Any, capabilities: tuple[
 
 
 def _add_profile(builder: Any, config: Any, size_hw: SizeHW, batch: Batch, logger: Any) -> None:
-    profile = _made(builder.create_optimization_profile(), "create_optimization_profile", logger)
+    profile = _checked(builder.create_optimization_profile(), "create_optimization_profile", logger)
     profile.set_shape(
         "images", *((size, *size_hw, 3) for size in (batch.min, batch.opt, batch.max))
     )
     if config.add_optimization_profile(profile) < 0:
-        raise ExportError(f"TensorRT refuses batches of {batch}: {logger.said()}")
+        raise ExportError(f"TensorRT refuses batches of {batch}: {logger.reason()}")
 
 
-def _timing_cache(kind: Kind, version: str) -> Path | None:
-    """Where kernel times of this TensorRT on this GPU are kept."""
-    if kind is Kind.TENSORRT_RTX:
-        return None  # times no kernels: its timing cache does nothing since 1.2
-    gpu = device_name(resolve_device("auto")).replace(" ", "-").replace("/", "-")
-    return user_cache("timing") / f"tensorrt-{version}-{gpu}.cache"
+def _load_timing_cache(config: Any, path: Path, logger: Any, on_notice: OnNotice) -> Any:
+    """The cache that the builder fills; None where it takes not even an empty one.
 
-
-def _load_timing_cache(config: Any, path: Path, logger: Any) -> Any:
-    content = path.read_bytes() if path.is_file() else b""
-    cache = _made(config.create_timing_cache(content), "create_timing_cache", logger)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
-        raise ExportError(
-            f"{path}: TensorRT refuses this timing cache: {logger.said()}. Delete it; it only "
-            "saves time."
+    A cache that TensorRT refuses (damaged, or from another GPU or version) only costs time: the
+    user is told, and the builder measures every kernel again.
+    """
+    content = read_cache(path, on_notice)
+    start = logger.count()
+    cache = _timing_cache_from(config, content)
+    # TensorRT-RTX answers bytes that it cannot read with an empty cache and a warning; a warning
+    # is therefore a refusal too.
+    reasons = logger.cut(start)
+    if content and (cache is None or reasons):
+        on_notice(
+            f"{path}: timing cache not used ({'; '.join(reasons) or _NO_REASON}); the builder "
+            "measures every kernel again and replaces the file"
         )
+        cache = _timing_cache_from(config, b"")
+        reasons = logger.cut(start)
+    if cache is None:
+        on_notice(f"building without a timing cache: {'; '.join(reasons) or _NO_REASON}")
     return cache
 
 
-def _cancellable(build: Callable[[], Any], monitor: Any) -> Any:
-    """Build in a thread of its own: in native code the main thread would not see Ctrl-C."""
-    device = resolve_device("auto")
+def _timing_cache_from(config: Any, content: bytes) -> Any:
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        return None
+    return cache
 
-    def on_same_device() -> Any:
-        if device != "cpu":
-            torch.cuda.set_device(device)  # each thread has a current device of its own
-        return build()
+
+def _save_timing_cache(cache: Any, path: Path, logger: Any, on_notice: OnNotice) -> None:
+    """Replace the file. Of builds that end at the same time, the last one's times stay."""
+    if cache is None:
+        return
+    content = cache.serialize()
+    if content is None:
+        on_notice(f"{path}: timing cache not written: {logger.reason()}")
+    else:
+        write_cache(path, bytes(content), on_notice)
+
+
+def _built(
+    builder: Any, network: Any, config: Any, device: str, monitor: Any, logger: Any
+) -> bytes:
+    engine = _cancellable(
+        lambda: builder.build_serialized_network(network, config), device, monitor
+    )
+    return bytes(_checked(engine, "build_serialized_network", logger))
+
+
+def _cancellable(build: Callable[[], Any], device: str, monitor: Any) -> Any:
+    """Build in a thread of its own: in native code the main thread would not see Ctrl-C."""
+
+    def on_device() -> Any:
+        with _current(device):
+            return build()
 
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(on_same_device)
+        future = pool.submit(on_device)
         try:
             return future.result()
         except KeyboardInterrupt:
@@ -246,26 +318,49 @@ def _strongly_typed(trt: ModuleType) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _made(result: Any, call: str, logger: Any) -> Any:
+def _constructed(construct: Callable[[], Any], name: str, logger: Any) -> Any:
+    """pybind11 answers a constructor that gives nothing with a bare TypeError."""
+    try:
+        return construct()
+    except TypeError as error:
+        raise ExportError(
+            f"TensorRT makes no {name}: {logger.reason()} ({error}). flowerseg-doctor says what is "
+            "missing on this machine."
+        ) from error
+
+
+def _checked(result: Any, call: str, logger: Any) -> Any:
     """TensorRT reports failures by returning None; the reason is in its log."""
     if result is None:
-        raise ExportError(f"TensorRT's {call} failed: {logger.said()}")
+        raise ExportError(f"TensorRT's {call} failed: {logger.reason()}")
     return result
 
 
 def _collecting_logger(trt: ModuleType) -> Any:
-    """A logger that keeps errors for the message instead of printing them."""
+    """A logger that keeps errors and warnings for messages instead of printing them."""
 
     class Logger(trt.ILogger):  # type: ignore[name-defined,misc]  # the module is chosen at run time
         def __init__(self) -> None:
             super().__init__()
-            self._errors: list[str] = []
+            self._lines: list[tuple[bool, str]] = []  # is it an error, and its text
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self._errors.append(message)
+            is_error = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
+            if is_error or severity == trt.ILogger.WARNING:
+                self._lines.append((is_error, message))
 
-        def said(self) -> str:
-            return "; ".join(self._errors) or "it gave no reason"
+        def reason(self) -> str:
+            """The errors so far, as one text."""
+            return "; ".join(text for is_error, text in self._lines if is_error) or _NO_REASON
+
+        def count(self) -> int:
+            """How many errors and warnings there are."""
+            return len(self._lines)
+
+        def cut(self, start: int) -> list[str]:
+            """Take the errors and warnings from `start` on out of the log."""
+            lines = [text for _, text in self._lines[start:]]
+            del self._lines[start:]
+            return lines
 
     return Logger()

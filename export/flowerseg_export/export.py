@@ -128,7 +128,8 @@ def _repaired(
 def _write_chain(config: ExportConfig, source: Artifact, told: Listener) -> list[Artifact]:
     """The file asked for, after those that it is made from."""
     if config.target in ENGINES:
-        built_for(config.target, config.build)  # no GPU, no engine: said before minutes of work
+        # Without a GPU there is no engine: refuse before minutes of work.
+        built_for(config.target, config.build, config.device)
         import_tensorrt(config.target)
     if source.manifest.kind is Kind.ONNX:
         return [_write_engine(config, source, told)]
@@ -177,8 +178,10 @@ def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Arti
         graph.manifest.preprocess.size_hw,
         config.batch,
         config.build,
+        device=config.device,
         allow_tf32=takes_tf32,
         on_progress=told.on_progress,
+        on_notice=told.on_stage,
     )
     manifest = dataclasses.replace(
         graph.manifest,
@@ -187,7 +190,7 @@ def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Arti
         batch=config.batch,
         engine=config.build,
         parents=(*graph.manifest.parents, as_parent(graph)),
-        built_for=built_for(config.target, config.build),
+        built_for=built_for(config.target, config.build, config.device),
         proof=None,
         # The module's own word, which is what opening the engine compares.
         versions={str(config.target): import_tensorrt(config.target).__version__},

@@ -189,6 +189,9 @@ class _Walk:
                 return self._attribute(node, self._value(value, names), name)
             case ast.Call():
                 return self._call(node, names)
+            case ast.Lambda(args=arguments, body=body):
+                returned = ast.copy_location(ast.Return(body), body)
+                return [_Function(ast.FunctionDef("lambda", arguments, [returned], []), names)]
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 self._value(test, names)
                 decided = self._decided(test, names)

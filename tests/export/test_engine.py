@@ -6,12 +6,17 @@ import platform
 import subprocess
 import sys
 import textwrap
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from flowerseg.artifact import (
@@ -23,9 +28,14 @@ from flowerseg.artifact import (
     Precision,
     open_artifact,
 )
+from flowerseg.backends import gpucache
+from flowerseg.backends import trt as trt_module
+from flowerseg.doctor.gpu import Driver
 from flowerseg.errors import BackendUnavailable, ExportError
 from flowerseg_export import engine as engine_module
+from flowerseg_export.config import ExportConfig
 from flowerseg_export.engine import built_for, engine_from_onnx
+from flowerseg_export.export import Listener, export_model
 
 SIZE_HW = (64, 64)
 BATCH = Batch(1, 4, 8)
@@ -206,7 +216,7 @@ def test_builder_is_asked_for_what_only_a_gpu_can_build() -> None:
 def test_hardware_level_is_the_one_of_that_name(hardware: Hardware, level: str) -> None:
     trt = importlib.import_module("tensorrt_rtx")
     config = SimpleNamespace(hardware_compatibility_level=None)
-    engine_module._set_hardware_level(trt, config, hardware, _Logger())
+    engine_module._set_hardware_level(trt, config, hardware, _logger())
     assert config.hardware_compatibility_level.name == level
 
 
@@ -219,7 +229,7 @@ def test_builder_that_keeps_its_own_hardware_level_is_an_error(fp32_onnx: Artifa
 
 @pytest.mark.usefixtures("no_gpu")
 def test_refittable_rtx_engine_without_a_gpu_is_told_what_to_do() -> None:
-    with pytest.raises(BackendUnavailable, match="Leave --refittable out, or build there"):
+    with pytest.raises(BackendUnavailable, match="Leave --refittable out, or build on a machine"):
         built_for(Kind.TENSORRT_RTX, EngineBuild(refittable=True))
 
 
@@ -275,52 +285,293 @@ def test_ctrl_c_cancels_the_build(fp32_onnx: Artifact) -> None:
     assert "Traceback" not in done.stderr
 
 
-class _Cache:
-    def __init__(self, content: bytes) -> None:
-        self.content = content
+@pytest.mark.parametrize(
+    ("build", "option"),
+    [
+        (EngineBuild(workspace_mib=256), "--workspace 256"),
+        (EngineBuild(optimisation_level=9), "--optimisation-level 9 and keeps 5"),
+    ],
+)
+def test_setting_that_the_builder_does_not_keep_is_an_error(
+    build: EngineBuild, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT-RTX itself lowers level 9 to 5 without an error."""
+    trt = importlib.import_module("tensorrt_rtx")
+    monkeypatch.setattr(trt.IBuilderConfig, "set_memory_pool_limit", lambda *_: None)
+    logger = engine_module._collecting_logger(trt)
+    with pytest.raises(ExportError, match=option):
+        engine_module._config(Kind.TENSORRT_RTX, trt.Builder(logger), build, logger)
 
-    def serialize(self) -> bytes:
-        return self.content + b"+times"
+
+def test_builder_that_tensorrt_does_not_give_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_builder(_: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt = importlib.import_module("tensorrt_rtx")
+    monkeypatch.setattr(trt, "Builder", no_builder)
+    with pytest.raises(ExportError, match=r"makes no Builder: .*nullptr.*flowerseg-doctor"):
+        engine_from_onnx(onnx.ModelProto(), Kind.TENSORRT_RTX, SIZE_HW, BATCH)
+
+
+# A machine with two GPUs: the builder of TensorRT-RTX stands in for TensorRT's.
+
+
+class _TwoGpus(threading.local):
+    """The device that is current in a thread, and what was done on which in any."""
+
+    used: ClassVar[set[tuple[str, str]]] = set()
+
+    def __init__(self) -> None:
+        self.current = "cuda:0"
+
+    @contextmanager
+    def device(self, device: str) -> Iterator[None]:
+        before, self.current = self.current, device
+        yield
+        self.current = before
+
+    def noted(self, call: Any, name: str) -> Any:
+        def note(*arguments: Any) -> Any:
+            self.used.add((name, self.current))
+            return call(*arguments)
+
+        return note
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> _TwoGpus:
+    found = _TwoGpus()
+    found.used.clear()
+    trt = importlib.import_module("tensorrt_rtx")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setitem(trt_module._MODULES, Kind.TENSORRT, "tensorrt_rtx")
+    monkeypatch.setattr(gpucache, "driver_here", lambda: Driver("580.65.06", "13.0"))
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA {device}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, int(device[-1])))
+    monkeypatch.setattr(torch.cuda, "device", found.device)
+    for name in ("Builder", "OnnxParser"):
+        monkeypatch.setattr(trt, name, found.noted(getattr(trt, name), name))
+    build = engine_module._built
+    monkeypatch.setattr(engine_module, "_built", found.noted(build, "build"))
+    cancellable = engine_module._cancellable
+    monkeypatch.setattr(
+        engine_module,
+        "_cancellable",
+        lambda build, *rest: cancellable(found.noted(build, "thread of the build"), *rest),
+    )
+    return found
+
+
+no_ops_in_rtx = pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops")
+"""TensorRT-RTX has TensorRT's calls for timing caches, and says that they do nothing."""
+
+
+def _timing_caches(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "caches/flowerseg/timing").glob("*"))
+
+
+@no_ops_in_rtx
+@pytest.mark.parametrize(
+    ("device", "used"), [("cuda:1", "cuda:1"), ("cuda", "cuda:0"), ("auto", "cuda:0")]
+)
+def test_engine_is_built_timed_and_recorded_on_the_gpu_that_was_requested(
+    fp32_onnx: Artifact, two_gpus: _TwoGpus, tmp_path: Path, device: str, used: str
+) -> None:
+    out = tmp_path / "a.engine"
+    config = ExportConfig(fp32_onnx.path, out, Kind.TENSORRT, batch=BATCH, device=device)
+    engine = export_model(config)[-1]
+    names = {"Builder", "OnnxParser", "build", "thread of the build"}
+    assert two_gpus.used == {(name, used) for name in names}
+    assert engine.manifest.built_for is not None
+    assert engine.manifest.built_for.gpu == f"NVIDIA {used}"
+    assert engine.manifest.built_for.compute_capability == f"9.{used[-1]}"
+    (cache,) = _timing_caches(tmp_path)
+    trt = importlib.import_module("tensorrt_rtx")
+    index = used[-1]
+    assert cache.name == (
+        f"tensorrt-{trt.__version__}-NVIDIA-cuda-{index}-driver-580.65.06-cuda-13.2.cache"
+    )
+
+
+def test_rtx_engine_is_built_with_the_requested_gpu_current(
+    fp32_onnx: Artifact, two_gpus: _TwoGpus, tmp_path: Path
+) -> None:
+    model = onnx.load(fp32_onnx.path)
+    engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, BATCH, device="cuda:1")
+    assert {device for _, device in two_gpus.used} == {"cuda:1"}
+    assert _timing_caches(tmp_path) == []
+
+
+def test_gpu_that_is_not_there_is_refused(two_gpus: _TwoGpus) -> None:
+    with pytest.raises(BackendUnavailable, match="--device cuda:2: torch sees 2 CUDA devices"):
+        built_for(Kind.TENSORRT, None, "cuda:2")
+
+
+def test_tensorrt_is_not_built_on_a_gpu_where_the_cpu_was_requested(two_gpus: _TwoGpus) -> None:
+    with pytest.raises(BackendUnavailable, match="--device cpu names none"):
+        built_for(Kind.TENSORRT, None, "cpu")
+
+
+# Timing caches.
+
+
+@no_ops_in_rtx
+def test_damaged_timing_cache_is_replaced_and_the_user_is_told_once(
+    fp32_onnx: Artifact, two_gpus: _TwoGpus, tmp_path: Path
+) -> None:
+    """With the real builder of TensorRT-RTX, which warns and returns an empty cache."""
+    model, lines = onnx.load(fp32_onnx.path), list[str]()
+    path = gpucache.cache_path(
+        "timing", "cuda:0", "tensorrt", importlib.import_module("tensorrt_rtx").__version__
+    )
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"something else")
+    assert engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, BATCH, on_notice=lines.append)
+    (line,) = lines
+    assert line.startswith(f"{path}: timing cache not used (")
+    assert line.endswith("; the builder measures every kernel again and replaces the file")
+    assert path.read_bytes() not in (b"", b"something else")
+
+
+@no_ops_in_rtx
+def test_export_shows_the_notice_to_its_listener(
+    fp32_onnx: Artifact, two_gpus: _TwoGpus, tmp_path: Path
+) -> None:
+    stages: list[str] = []
+    (tmp_path / "caches").write_text("a file where the folder goes")
+    config = ExportConfig(fp32_onnx.path, tmp_path / "a.engine", Kind.TENSORRT, batch=BATCH)
+    export_model(config, Listener(on_stage=stages.append))
+    assert any(stage.startswith("cache not written") for stage in stages)
+
+
+@pytest.mark.gpu
+@pytest.mark.tensorrt
+def test_tensorrt_replaces_a_damaged_timing_cache_and_takes_its_own(
+    fp32_onnx: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    model, lines = onnx.load(fp32_onnx.path), list[str]()
+    engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, BATCH, on_notice=lines.append)
+    engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, BATCH, on_notice=lines.append)
+    assert lines == []
+    (path,) = _timing_caches(tmp_path)
+    path.write_bytes(b"something else")
+    engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, BATCH, on_notice=lines.append)
+    assert [line.partition(" (")[0] for line in lines] == [f"{path}: timing cache not used"]
+    assert path.read_bytes() != b"something else"
+
+
+class _Cache:
+    def __init__(self, content: bytes, *, is_kept: bool = True) -> None:
+        self._content = content
+        self._is_kept = is_kept
+
+    def serialize(self) -> bytes | None:
+        return self._content + b"+times" if self._is_kept else None
 
 
 class _Config:
-    """A config that takes a timing cache, or refuses it."""
+    """A config that takes the timing caches that it is said to take."""
 
-    def __init__(self, *, takes: bool) -> None:
-        self._takes = takes
+    def __init__(self, logger: Any, *contents: bytes, creates: bool = True) -> None:
+        self._logger = logger
+        self._takes = contents
+        self._creates = creates
         self.given: list[bytes] = []
 
-    def create_timing_cache(self, content: bytes) -> _Cache:
+    def create_timing_cache(self, content: bytes) -> _Cache | None:
         self.given.append(content)
-        return _Cache(content)
+        return _Cache(content) if self._creates or not content else None
 
     def set_timing_cache(self, cache: _Cache, ignore_mismatch: bool) -> bool:
         assert ignore_mismatch is False
-        return self._takes
+        if self.given[-1] not in self._takes:
+            trt = importlib.import_module("tensorrt_rtx")
+            self._logger.log(trt.ILogger.ERROR, "made by another GPU")
+            return False
+        return True
 
 
-class _Logger:
-    def said(self) -> str:
-        return "made by another GPU"
+def _logger() -> Any:
+    return engine_module._collecting_logger(importlib.import_module("tensorrt_rtx"))
 
 
 def test_timing_cache_is_read_where_there_is_one(tmp_path: Path) -> None:
-    path, config = tmp_path / "a.cache", _Config(takes=True)
-    engine_module._load_timing_cache(config, path, _Logger())
+    path, logger, lines = tmp_path / "a.cache", _logger(), list[str]()
+    config = _Config(logger, b"", b"times")
+    assert engine_module._load_timing_cache(config, path, logger, lines.append)
     path.write_bytes(b"times")
-    engine_module._load_timing_cache(config, path, _Logger())
+    cache = engine_module._load_timing_cache(config, path, logger, lines.append)
     assert config.given == [b"", b"times"]
+    engine_module._save_timing_cache(cache, path, logger, lines.append)
+    assert path.read_bytes() == b"times+times"
+    assert lines == []
 
 
-def test_timing_cache_of_another_gpu_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "a.cache"
-    with pytest.raises(ExportError, match=r"a\.cache: .*made by another GPU\. Delete it"):
-        engine_module._load_timing_cache(_Config(takes=False), path, _Logger())
+@pytest.mark.parametrize("creates", [True, False])
+def test_timing_cache_of_another_gpu_is_ignored_with_words(tmp_path: Path, creates: bool) -> None:
+    path, logger, lines = tmp_path / "a.cache", _logger(), list[str]()
+    path.write_bytes(b"foreign")
+    config = _Config(logger, b"", creates=creates)
+    cache = engine_module._load_timing_cache(config, path, logger, lines.append)
+    why = "made by another GPU" if creates else "TensorRT gave no reason"
+    assert lines == [
+        f"{path}: timing cache not used ({why}); the builder measures every kernel again and "
+        "replaces the file"
+    ]
+    assert cache.serialize() == b"+times"
+    assert logger.reason() == "TensorRT gave no reason"  # not of a build that fails later
 
 
-def test_timing_cache_is_of_one_version_and_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builder_that_takes_no_timing_cache_builds_without_one(tmp_path: Path) -> None:
+    path, logger, lines = tmp_path / "a.cache", _logger(), list[str]()
+    cache = engine_module._load_timing_cache(_Config(logger), path, logger, lines.append)
+    engine_module._save_timing_cache(cache, path, logger, lines.append)
+    assert lines == ["building without a timing cache: made by another GPU"]
+    assert not path.exists()
+
+
+def test_timing_cache_that_cannot_be_kept_costs_no_engine(tmp_path: Path) -> None:
+    path, lines = tmp_path / "a.cache", list[str]()
+    cache = _Cache(b"", is_kept=False)
+    engine_module._save_timing_cache(cache, path, _logger(), lines.append)
+    assert lines == [f"{path}: timing cache not written: TensorRT gave no reason"]
+
+
+def test_timing_cache_that_the_system_does_not_read_is_ignored_with_words(tmp_path: Path) -> None:
+    lines: list[str] = []
+    assert gpucache.read_cache(tmp_path, lines.append) == b""  # a folder
+    assert lines == [f"{tmp_path}: cache not used: Is a directory; it only saves time"]
+
+
+def test_builds_that_end_together_leave_one_whole_cache(tmp_path: Path) -> None:
+    path, lines = tmp_path / "timing/a.cache", list[str]()
+    contents = [bytes([build]) * 2**16 for build in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: gpucache.write_cache(path, content, lines.append), contents))
+    assert path.read_bytes() in contents
+    assert [file.name for file in path.parent.iterdir()] == ["a.cache"]
+    assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("driver", "word"),
+    [
+        (Driver("580.65.06", "13.0"), "driver-580.65.06"),
+        (Driver("", "13.0"), "driver-for-cuda-13.0"),
+        (None, "driver-unknown"),
+    ],
+)
+def test_cache_is_of_one_gpu_driver_and_cuda(
+    monkeypatch: pytest.MonkeyPatch, driver: Driver | None, word: str
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    monkeypatch.setattr(engine_module, "device_name", lambda _: "NVIDIA H200/SXM")
-    path = engine_module._timing_cache(Kind.TENSORRT, "11.4.0")
-    assert path == Path("/caches/flowerseg/timing/tensorrt-11.4.0-NVIDIA-H200-SXM.cache")
-    assert engine_module._timing_cache(Kind.TENSORRT_RTX, "1.7.1") is None
+    monkeypatch.setattr(torch.version, "cuda", "12.9")
+    monkeypatch.setattr(gpucache, "device_name", lambda _: "NVIDIA H200/SXM")
+    monkeypatch.setattr(gpucache, "driver_here", lambda: driver)
+    path = gpucache.cache_path("timing", "cuda:0", "tensorrt", "11.4.0")
+    name = f"tensorrt-11.4.0-NVIDIA-H200-SXM-{word}-cuda-12.9.cache"
+    assert path == Path("/caches/flowerseg/timing") / name

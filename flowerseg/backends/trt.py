@@ -7,7 +7,7 @@ manifest, and after TensorRT's version, the GPU and the system matched what it w
 import importlib
 import platform
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -15,12 +15,18 @@ from flowerseg.arrays import Foreground, Images
 from flowerseg.artifact import Artifact, EngineBuild, Hardware, Kind
 from flowerseg.backends.base import SessionOptions
 from flowerseg.backends.device import compute_capability, device_name, info_of, resolve_device
-from flowerseg.backends.transfer import DeviceBatch, recorded
+from flowerseg.backends.gpucache import OnNotice, cache_path, print_notice
+from flowerseg.backends.rtx import RuntimeCache, runtime_config
+from flowerseg.backends.transfer import DeviceBatch, DeviceMemory, recorded
 from flowerseg.errors import ArtifactError, BackendUnavailable
 
 # Support matrices and the ahead-of-time page of TensorRT-RTX 1.0 to 1.5.
 RTX_LISTED = "7.5, 8.0, 8.6, 8.9, 12.0 and 12.1"
 _AMPERE = (8, 0)
+_ALIGNMENT = 256  # bytes; documentation of IExecutionContext.set_device_memory
+
+Shape: TypeAlias = tuple[int, ...]
+"""(N, H, W, 3) of a batch."""
 
 _MODULES = {Kind.TENSORRT: "tensorrt", Kind.TENSORRT_RTX: "tensorrt_rtx"}
 _PIP_LINES = {
@@ -108,12 +114,19 @@ def _numbers(version: str) -> tuple[int, ...]:
 class Engine:
     """A deserialised engine, with the runtime and the logger that it uses as long as it lives.
 
+    Args:
+        artifact: the file.
+        device: `auto`, `cuda` or `cuda:N`.
+        on_notice: called with a line about a runtime cache of TensorRT-RTX that cannot be used.
+
     Raises:
-        BackendUnavailable: the module or a CUDA GPU is not here.
+        BackendUnavailable: the module or a CUDA GPU is missing.
         ArtifactError: the engine was built for something else, or is refused.
     """
 
-    def __init__(self, artifact: Artifact, device: str = "auto") -> None:
+    def __init__(
+        self, artifact: Artifact, device: str = "auto", on_notice: OnNotice = print_notice
+    ) -> None:
         manifest = artifact.manifest
         trt = import_tensorrt(manifest.kind)
         self.device = _require_gpu(artifact, device)
@@ -121,46 +134,92 @@ class Engine:
             artifact, trt.__version__, compute_capability(self.device), platform.system()
         )
         self.path = artifact.path
+        self.kind = manifest.kind
         self.info = info_of(manifest, manifest.kind, trt.__version__, self.device)
+        self._trt = trt
         self._logger = trt.Logger(trt.Logger.ERROR)
-        self._runtime = trt.Runtime(self._logger)
+        self._runtime = _new_runtime(trt, self._logger)
         if manifest.engine and manifest.engine.version_compatible:
             # Such an engine brings the runtime of its own version along, as host code.
             self._runtime.engine_host_code_allowed = True
-        with torch.cuda.device(self.device):
-            self._engine: Any = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
-        if self._engine is None and manifest.kind is Kind.TENSORRT_RTX:
-            # Its engines are bound to no GPU, so this is the GPU's lack and not the file's.
-            raise BackendUnavailable(
-                f"{artifact.path}: TensorRT-RTX {trt.__version__} does not run it on this GPU "
-                f"({device_name(self.device)}); it lists compute capability {RTX_LISTED}."
-            )
-        if self._engine is None:
-            raise ArtifactError(
-                f"{artifact.path}: TensorRT {trt.__version__} refuses to deserialise it. "
-                f"{rebuild_advice(artifact)}"
-            )
+        self._engine: Any = self._deserialized(artifact)
+        if manifest.kind is Kind.TENSORRT_RTX:
+            keys = (manifest.sha256, "rtx", trt.__version__)
+            self._cache = RuntimeCache(cache_path("runtime", self.device, *keys), on_notice)
 
-    def context(self) -> Any:
-        """A context, which holds what one batch on its way needs.
+    def context(self, *, cuda_graph: bool = False) -> Any:
+        """A context with device memory of its own.
+
+        Args:
+            cuda_graph: let TensorRT-RTX capture and replay CUDA graphs. TensorRT does not do this
+                by itself: its graphs are captured from `context_without_memory`.
 
         Raises:
             BackendUnavailable: there is no memory for it.
         """
         with torch.cuda.device(self.device):
-            made = self._engine.create_execution_context()
-        if made is None:
+            if self.kind is Kind.TENSORRT_RTX:
+                config = runtime_config(self._trt, self._engine, self._cache, cuda_graph=cuda_graph)
+                return self._required(self._engine.create_execution_context(runtime_config=config))
+            return self._required(self._engine.create_execution_context())
+
+    def context_without_memory(self) -> Any:
+        """A context that runs only after `set_device_memory`. Raises as `context` does."""
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        with torch.cuda.device(self.device):
+            return self._required(self._engine.create_execution_context(strategy))
+
+    def new_memory(self) -> torch.Tensor:
+        """Device memory for contexts of this engine that never run at the same time.
+
+        Raises:
+            BackendUnavailable: there is not enough.
+        """
+        size_bytes = self._engine.device_memory_size_v2
+        try:
+            return _aligned_memory(self.device, size_bytes)
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory() from error
+
+    def save_runtime_cache(self) -> None:
+        """Keep what TensorRT-RTX compiled for the next start; TensorRT compiles nothing."""
+        if self.kind is Kind.TENSORRT_RTX:
+            with torch.cuda.device(self.device):
+                self._cache.save()
+
+    def _deserialized(self, artifact: Artifact) -> Any:
+        with torch.cuda.device(self.device):
+            engine = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
+        if engine is None and self.kind is Kind.TENSORRT_RTX:
+            # Its engines are bound to no GPU, so the GPU is at fault and not the file.
             raise BackendUnavailable(
-                f"{self.path}: no execution context; the GPU's memory may be full "
-                f"(needs {self._engine.device_memory_size_v2 / 2**20:.0f} MiB)."
+                f"{artifact.path}: TensorRT-RTX {self.info.version} does not run it on this GPU "
+                f"({device_name(self.device)}); it lists compute capability {RTX_LISTED}."
             )
-        return made
+        if engine is None:
+            raise ArtifactError(
+                f"{artifact.path}: TensorRT {self.info.version} refuses to deserialise it. "
+                f"{rebuild_advice(artifact)}"
+            )
+        return engine
+
+    def _required(self, context: Any) -> Any:
+        if context is None:
+            raise self._out_of_memory()
+        return context
+
+    def _out_of_memory(self) -> BackendUnavailable:
+        needed_mib = self._engine.device_memory_size_v2 / 2**20
+        return BackendUnavailable(
+            f"{self.path}: no execution context; the memory of {self.device} may be full (needs "
+            f"{needed_mib:.0f} MiB). Use fewer streams, or end other programs on this GPU."
+        )
 
 
 def open_engine(
     artifact: Artifact, device: str, options: SessionOptions
 ) -> "tuple[TensorRTBackend, ...]":
-    """Open an engine, with a context for each stream. Raises as `Engine` does."""
+    """Open an engine, with a backend for each stream. Raises as `Engine` does."""
     engine = Engine(artifact, device)
     return tuple(
         TensorRTBackend(engine, cuda_graph=options.cuda_graph) for _ in range(options.streams)
@@ -168,27 +227,32 @@ def open_engine(
 
 
 class TensorRTBackend:
-    """A context of an engine, on a stream of its own.
+    """An engine on a stream of its own.
+
+    A CUDA graph of TensorRT is captured here, each batch size from a context of its own.
+    TensorRT-RTX may replace kernels while it runs, which a graph captured from outside would not
+    notice: it captures its graphs itself.
 
     Raises:
         BackendUnavailable: there is no memory for the context.
     """
 
     def __init__(self, engine: Engine, *, cuda_graph: bool = False) -> None:
-        self._context: Any = engine.context()
+        is_captured = cuda_graph and engine.kind is not Kind.TENSORRT_RTX
         self._engine: Engine | None = engine  # which may not go before its contexts
         self._batch = DeviceBatch(engine.device)
         self.stream = self._batch.stream
-        self._run = recorded(self._enqueue, self._batch, cuda_graph=cuda_graph)
+        self._contexts: _Contexts = (
+            _ContextPerSize(engine, self._batch)
+            if is_captured
+            else _OneContext(engine.context(cuda_graph=cuda_graph), self._batch)
+        )
+        self._run = recorded(self._enqueue, self._batch, cuda_graph=is_captured)
         self.info = engine.info
 
     def upload(self, images: Images) -> None:
-        """Copy the batch to the device and give the context its addresses."""
+        """Copy the batch to the device."""
         self._images = self._batch.upload(images)
-        memory = self._batch.memory(images.shape)
-        _must(self._context.set_input_shape("images", images.shape), "set_input_shape")
-        for name, tensor in (("images", memory.images), ("foreground", memory.foreground)):
-            _must(self._context.set_tensor_address(name, tensor.data_ptr()), "set_tensor_address")
 
     def execute(self) -> None:
         """Enqueue the engine on its stream."""
@@ -196,8 +260,10 @@ class TensorRTBackend:
             self._foreground = self._run(self._images)
 
     def _enqueue(self, images: torch.Tensor) -> torch.Tensor:
-        _must(self._context.execute_async_v3(self.stream.cuda_stream), "execute_async_v3")
-        return self._batch.memory(tuple(images.shape)).foreground
+        shape = tuple(images.shape)
+        context = self._contexts.bound(shape)
+        _must(context.execute_async_v3(self.stream.cuda_stream), "execute_async_v3")
+        return self._batch.memory(shape).foreground
 
     def synchronize(self) -> None:
         """Wait for the stream."""
@@ -208,10 +274,103 @@ class TensorRTBackend:
         return self._batch.download(self._foreground)
 
     def close(self) -> None:
-        """Free the graphs and the context, then what of the engine nobody else uses."""
+        """Free the graphs, then the contexts, then what of the engine nobody else uses."""
+        if self._engine is not None:
+            self._engine.save_runtime_cache()
         self.__dict__.pop("_run", None)
-        self._context = None
+        self._contexts.close()
         self._engine = None
+
+
+class _Contexts(Protocol):
+    """The execution contexts of a backend."""
+
+    def bound(self, shape: Shape) -> Any:
+        """The context for batches of a shape, with their addresses set."""
+
+    def close(self) -> None:
+        """Free the contexts, then the device memory that they share."""
+
+
+class _OneContext:
+    """One context that is set anew where the batch size changes."""
+
+    def __init__(self, context: Any, batch: DeviceBatch) -> None:
+        self._context = context
+        self._batch = batch
+        self._shape: Shape | None = None
+
+    def bound(self, shape: Shape) -> Any:
+        if shape != self._shape:
+            self._shape = None  # until all calls have succeeded
+            _bind(self._context, shape, self._batch.memory(shape))
+            self._shape = shape
+        return self._context
+
+    def close(self) -> None:
+        self._context = None
+
+
+class _ContextPerSize:
+    """A context for each batch size, all in one block of device memory.
+
+    A captured graph holds the state of its context: NVIDIA asks for one context for each graph,
+    and lets contexts that do not run at the same time share memory (TensorRT's best practices,
+    "Limitations of CUDA graphs"). One stream runs them all, one after the other.
+    """
+
+    def __init__(self, engine: Engine, batch: DeviceBatch) -> None:
+        self._engine = engine
+        self._batch = batch
+        # On the backend's stream, so that torch gives the block to nobody while it is in use.
+        with batch.working():
+            self._memory: torch.Tensor | None = engine.new_memory()
+        self._by_shape: dict[Shape, Any] = {}
+
+    def bound(self, shape: Shape) -> Any:
+        context = self._by_shape.get(shape)
+        if context is None:
+            context = self._new(shape)
+            self._by_shape[shape] = context
+        return context
+
+    def _new(self, shape: Shape) -> Any:
+        if self._memory is None:
+            raise ValueError("this backend is closed")
+        context = self._engine.context_without_memory()
+        # An engine has one optimisation profile; with several, the shape's profile is set here.
+        context.set_device_memory(self._memory.data_ptr(), self._memory.numel())
+        _bind(context, shape, self._batch.memory(shape))
+        return context
+
+    def close(self) -> None:
+        self._by_shape.clear()
+        self._memory = None
+
+
+def _bind(context: Any, shape: Shape, memory: DeviceMemory) -> None:
+    """Give a context the shape of its batches, and the addresses of their input and output."""
+    _must(context.set_input_shape("images", shape), "set_input_shape")
+    for name, tensor in (("images", memory.images), ("foreground", memory.foreground)):
+        _must(context.set_tensor_address(name, tensor.data_ptr()), "set_tensor_address")
+
+
+def _aligned_memory(device: str, size_bytes: int) -> torch.Tensor:
+    """Bytes on a device, from an aligned address; at least one, so that the address is not null."""
+    size_bytes = max(size_bytes, 1)
+    block = torch.empty(size_bytes + _ALIGNMENT, dtype=torch.uint8, device=device)
+    start = -block.data_ptr() % _ALIGNMENT
+    return block[start : start + size_bytes]
+
+
+def _new_runtime(trt: ModuleType, logger: Any) -> Any:
+    try:
+        return trt.Runtime(logger)
+    except TypeError as error:  # pybind11's answer where TensorRT gives no runtime
+        raise BackendUnavailable(
+            f"{trt.__name__} {trt.__version__} makes no runtime ({error}); its lines on stderr say "
+            "why. flowerseg-doctor says what is missing on this machine."
+        ) from error
 
 
 def _require_gpu(artifact: Artifact, device: str) -> str:
@@ -225,7 +384,10 @@ def _require_gpu(artifact: Artifact, device: str) -> str:
     return chosen
 
 
-def _must(done: bool, call: str) -> None:
+def _must(succeeded: bool, call: str) -> None:
     """TensorRT reports failures by returning False; unnoticed, the result is old memory."""
-    if not done:
-        raise BackendUnavailable(f"TensorRT's {call} failed; its log above says why.")
+    if not succeeded:
+        raise BackendUnavailable(
+            f"TensorRT's {call} failed; its lines on stderr say why. If the GPU's memory is full, "
+            "use smaller batches or fewer streams."
+        )

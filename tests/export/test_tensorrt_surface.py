@@ -28,6 +28,9 @@ RTX_ALONE = {
     "IBuilderConfig.set_compute_capability",
 }
 
+# What it uses exists in TensorRT-RTX alone; flowerseg/backends/trt.py calls it for that kind.
+RTX_SOURCE = ROOT / "flowerseg/backends/rtx.py"
+
 SOURCES = [
     path
     for folder in ("flowerseg", "export", "bench")
@@ -44,11 +47,39 @@ def _has(version: str, name: str) -> bool:
 # The source.
 
 
-@pytest.mark.parametrize("version", SURFACES)
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    ("path", "version"),
+    [
+        pytest.param(path, version, id=f"{path.relative_to(ROOT).as_posix()}-{version}")
+        for path in SOURCES
+        for version in (RTX if path == RTX_SOURCE else SURFACES)
+    ],
+)
 def test_every_version_has_what_the_source_uses(path: Path, version: str) -> None:
     known = RTX_ALONE if version not in RTX else set()
     assert problems(path.read_text(encoding="utf-8"), SURFACES[version], known) == []
+
+
+def test_runtime_settings_of_rtx_are_seen_and_held_against_every_rtx_version() -> None:
+    assert RTX_SOURCE in SOURCES
+    source = RTX_SOURCE.read_text(encoding="utf-8")
+    names = {
+        "?.create_runtime_config",
+        "IRuntimeConfig.cuda_graph_strategy",
+        "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+        "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE",
+        "DynamicShapesKernelSpecializationStrategy.EAGER",
+        "?.create_runtime_cache",
+        "?.set_runtime_cache",
+        "?.deserialize",
+        "?.serialize",
+    }
+    for version in RTX:
+        assert names <= {use.name for use in uses(source, SURFACES[version])}
+    renamed = source.replace("create_runtime_cache", "make_runtime_cache")
+    assert [p.partition(": ")[2] for p in problems(renamed, SURFACES[RTX[0]])] == [
+        "?.make_runtime_cache is missing"
+    ]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -68,6 +99,8 @@ def test_what_the_source_guards_exists_in_some_version(path: Path) -> None:
                 "BuilderFlag.TF32",
                 "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
                 "Builder.build_serialized_network",
+                "IBuilderConfig.create_timing_cache",
+                "ITimingCache.serialize",
                 "OnnxParser.parse",
                 "IOptimizationProfile.set_shape",
                 "ILogger.log",
@@ -78,6 +111,9 @@ def test_what_the_source_guards_exists_in_some_version(path: Path) -> None:
             {
                 "Runtime.deserialize_cuda_engine",
                 "ICudaEngine.device_memory_size_v2",
+                "ICudaEngine.create_execution_context",
+                "ExecutionContextAllocationStrategy.USER_MANAGED",
+                "IExecutionContext.set_device_memory",
                 "IExecutionContext.execute_async_v3",
             },
         ),
@@ -132,7 +168,9 @@ def test_what_11_removed_is_in_10_alone(name: str) -> None:
         "BuilderFlag.TF32",
         "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
         "ICudaEngine.device_memory_size_v2",
+        "ExecutionContextAllocationStrategy.USER_MANAGED",
         "IExecutionContext.execute_async_v3",
+        "IExecutionContext.set_device_memory",
         "IExecutionContext.set_tensor_address",
         "Logger.ERROR",
         "Logger.log",
@@ -158,6 +196,34 @@ def test_signatures_carry_arguments_defaults_and_results(version: str) -> None:
         Form("value", "IProgressMonitor")
     ]
     assert surface.member("IBuilderConfig", "__init__") is None
+
+
+def test_graphs_share_memory_through_the_same_call_in_every_version() -> None:
+    for surface in SURFACES.values():
+        (given,) = surface.member("IExecutionContext", "set_device_memory") or []
+        assert given.to_text() == "(memory, size)"
+        made = surface.member("ICudaEngine", "create_execution_context") or []
+        assert [way.to_text() for way in made] == [
+            "(strategy=) -> IExecutionContext",
+            "(runtime_config=) -> IExecutionContext",
+        ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE",
+        "DynamicShapesKernelSpecializationStrategy.EAGER",
+        "IRuntimeConfig.create_runtime_cache",
+        "IRuntimeConfig.cuda_graph_strategy",
+        "IRuntimeConfig.set_runtime_cache",
+        "IRuntimeCache.deserialize",
+    ],
+)
+def test_runtime_settings_are_in_every_rtx_and_in_rtx_alone(name: str) -> None:
+    owner, _, member = name.rpartition(".")
+    having = {v for v, s in SURFACES.items() if owner in s.classes and s.member(owner, member)}
+    assert having == set(RTX)
 
 
 # The instrument, on source with a known answer.
@@ -191,6 +257,8 @@ def _by_name(trt, name: str):
     return getattr(trt.BuilderFlag, name)
 def _kept(value: Any):
     return value
+def _called(make):
+    return make()
 def _flag(flags: Any):
     return flags.FP16
 class Holder:
@@ -219,6 +287,8 @@ class Holder:
         ("_kept(trt.BuilderFlag).FP16", "BuilderFlag.FP16 is missing"),
         ("_flag(trt.BuilderFlag)", "BuilderFlag.FP16 is missing"),
         ("map(_flag, [trt.BuilderFlag])", "?.FP16 is missing"),
+        ("_called(lambda: trt.Builder(config)).fp16()", "Builder.fp16 is missing"),
+        ("_called(lambda: trt.Builder())", "trt.Builder takes (logger)"),
         ("Holder(trt.BuilderFlag).flag()", "BuilderFlag.FP16 is missing"),
         ("with trt.Logger() as log: log.said()", "Logger.said is missing"),
         (

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from flowerseg.errors import ParityError
+from flowerseg.fold import FoldedBatchNorm
 from flowerseg.model import FlowerNet
 
 # No module's types depend on the size of the map; the smallest frame that all strides divide.
@@ -44,16 +45,35 @@ def half_from_network(network: FlowerNet, keep_fp32: Sequence[str] = ()) -> Flow
     return half
 
 
+def compact_from_network(network: FlowerNet) -> FlowerNet:
+    """A copy for storage: convolutions in half, all else in FP32.
+
+    BatchNorms stay as they are: a variance above 65504 has no half, and they are 1 % of a network.
+    """
+    compact = copy.deepcopy(network)
+    for module in compact.modules():
+        if isinstance(module, nn.Conv2d):
+            module.half()
+    return compact
+
+
 def kept_modules(network: nn.Module, keep_fp32: Sequence[str]) -> set[str]:
     """Names of the modules with weights that the globs match, by their own or a parent's name.
+
+    A glob that names a folded BatchNorm keeps the convolution that does its work.
 
     Raises:
         ValueError: a glob matches nothing, so a name is misspelt.
     """
     weighted = [name for name, _ in _weighted(network)]
+    names = {name: name for name in weighted} | _folded(network)
     kept: set[str] = set()
     for glob in keep_fp32:
-        matched = {name for name in weighted if any(fnmatchcase(n, glob) for n in lineage(name))}
+        matched = {
+            weights
+            for name, weights in names.items()
+            if any(fnmatchcase(each, glob) for each in lineage(name))
+        }
         if not matched:
             raise ValueError(
                 f"{glob!r} matches no module with weights; their names are {weighted[0]}, …, "
@@ -101,6 +121,15 @@ def _weighted(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in _leaves(network):
         if next(module.parameters(recurse=False), None) is not None:
             yield name, module
+
+
+def _folded(network: nn.Module) -> dict[str, str]:
+    """Name of a folded BatchNorm -> name of the convolution that does its work."""
+    return {
+        name: module.convolution
+        for name, module in network.named_modules()
+        if isinstance(module, FoldedBatchNorm)
+    }
 
 
 def lineage(name: str) -> list[str]:
@@ -169,9 +198,11 @@ class _Rounding:
         self._position += 1
         if not call.gives_half:
             return output
-        rounded = output.half().float()
-        # Residual blocks add to what their last BatchNorm gave, in place.
-        self._rounded = None if isinstance(module, nn.BatchNorm2d) else rounded
+        # Residual blocks add in place to the output of their last BatchNorm, folded or not: that
+        # tensor will hold a sum that is not rounded yet.
+        is_folded = isinstance(module, FoldedBatchNorm)  # its convolution's output is rounded
+        rounded = output if is_folded else output.half().float()
+        self._rounded = None if is_folded or isinstance(module, nn.BatchNorm2d) else rounded
         # One infinity or NaN makes the sum one; a sum of finite halves stays far below FP32's end.
         if not (self._lets_overflow or rounded.sum().isfinite()):
             largest = output.abs().nan_to_num(0.0, posinf=float("inf")).max().item()

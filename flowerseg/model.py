@@ -12,6 +12,7 @@ from torchvision.models import segmentation
 from torchvision.models.segmentation.deeplabv3 import ASPPPooling
 
 from flowerseg.arrays import SizeHW
+from flowerseg.fold import fold_batchnorms
 
 # torchvision.transforms of every ImageNet and COCO weight: per channel, for samples in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -98,9 +99,10 @@ class Deployable(nn.Module):
 def specialised(network: FlowerNet, size_hw: SizeHW) -> FlowerNet:
     """A copy for frames of one size: the same function, up to rounding, with less work.
 
-    Convolutions lose the taps that meet nothing but padding on maps of this size; the head gives
-    the difference of the two scores, computed before any rounding to half; averages over a whole
-    map are plain means, which every exporter and runtime knows.
+    Convolutions lose the taps that meet nothing but padding on maps of this size, and take in the
+    BatchNorms that follow them; the head gives the difference of the two scores. Both are computed
+    before any rounding to half. Averages over a whole map are plain means, which every exporter and
+    runtime knows.
     """
     special = copy.deepcopy(network)
     for name in _idle_convolutions(network, size_hw):
@@ -109,14 +111,16 @@ def specialised(network: FlowerNet, size_hw: SizeHW) -> FlowerNet:
     for name, module in list(special.named_modules()):
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
             special.set_submodule(name, _MeanOfMap())
+    fold_batchnorms(special, _example(size_hw))
     special.classifier[4] = _difference_head(network.head)
     return special
 
 
 def foreground_from_logits(logits: Tensor) -> Tensor:
     """`min(255, floor(256 p))` (N, H, W), uint8, of the flower's probability p."""
-    # floor(256 p): value >= 128 is exactly p >= 0.5. The cast to uint8 is what floors.
-    return (torch.sigmoid(logits) * 256).clamp(max=255).to(torch.uint8)
+    # floor(256 p): value >= 128 is exactly p >= 0.5. The floor is explicit, because runtimes need
+    # not agree on how a cast to uint8 rounds.
+    return (torch.sigmoid(logits) * 256).floor().clamp(max=255).to(torch.uint8)
 
 
 class _BroadcastPooling(nn.Sequential):
@@ -209,5 +213,10 @@ def _idle_convolutions(network: FlowerNet, size_hw: SizeHW) -> list[str]:
     for name, module in shapes.named_modules():
         if isinstance(module, _DilatedConv):
             look_for(name, module)
-    shapes(torch.zeros((1, *size_hw, 3), dtype=torch.uint8, device="meta"))
+    shapes(_example(size_hw))
     return idle
+
+
+def _example(size_hw: SizeHW) -> Tensor:
+    """One frame on the meta device: a shape without data."""
+    return torch.zeros((1, *size_hw, 3), dtype=torch.uint8, device="meta")

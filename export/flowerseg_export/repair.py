@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import nn
@@ -100,37 +99,23 @@ def repair(
     """
     network = specialised(network_from_artifact(source), source.manifest.preprocess.size_hw)
     try:
-        blocks = islands_of(network, without=kept_modules(network, keep_fp32))
+        modules = islands_of(network, without=kept_modules(network, keep_fp32))
         trial = _Trial(network, source, photos, tuple(keep_fp32), device)
-        needed = _needed(trial, blocks)
+        needed = _needed(trial, modules)
     except ValueError as error:
         raise ExportError(f"--repair: {error}.") from error
-    kept = (*keep_fp32, *(glob for block in needed for glob in blocks[block]))
+    kept = (*keep_fp32, *needed)
     return _with_cost(network, tuple(kept), source.manifest.preprocess.size_hw, device)
 
 
-def islands_of(network: FlowerNet, without: set[str]) -> dict[str, tuple[str, ...]]:
-    """What can be kept in FP32 by itself: each module with weights, a convolution with its
-    BatchNorm, for only there what overflows in half is brought back into its range.
+def islands_of(network: FlowerNet, without: set[str]) -> list[str]:
+    """The modules that can be kept in FP32 one by one, in the order of definition.
 
-    Returns:
-        Globs for `--keep-fp32` by a name, in the order of definition: `backbone.0` where the two
-        have a parent to themselves, else both names.
+    Args:
+        network: with its BatchNorms folded, so that a convolution and its BatchNorm are one module.
+        without: modules that stay in FP32 anyhow.
     """
-    weighted = sorted(kept_modules(network, ["*"]) - without, key=_order(network))
-    blocks: dict[str, tuple[str, ...]] = {}
-    normalised: set[str] = set()
-    for name, following in pairwise([*weighted, ""]):
-        if name in normalised:
-            continue
-        if following and isinstance(network.get_submodule(following), nn.BatchNorm2d):
-            normalised.add(following)
-            parent = name.rpartition(".")[0]
-            has_more = kept_modules(network, [parent]) != {name, following}
-            blocks[name if has_more else parent] = (name, following) if has_more else (parent,)
-        else:
-            blocks[name] = (name,)
-    return blocks
+    return sorted(kept_modules(network, ["*"]) - without, key=_order(network))
 
 
 def _order(network: nn.Module) -> Callable[[str], int]:
@@ -182,22 +167,18 @@ class _Trial:
         return Segmenter(backend, preprocess, self._manifest.threshold)
 
 
-def _needed(trial: _Trial, blocks: dict[str, tuple[str, ...]]) -> list[str]:
-    """Blocks that have to stay: those that overflow on few photos, then what all photos ask for.
+def _needed(trial: _Trial, modules: Sequence[str]) -> list[str]:
+    """Modules that have to stay: those that overflow on few photos, then what all photos ask for.
 
-    What overflows on a few photos does so on all of them, too: those blocks are needed for sure,
-    and found at a fraction of the price.
+    A module that overflows on a few photos does so on all of them, too: it is needed for sure, and
+    found at a fraction of the price.
     """
-
-    def globs(names: Sequence[str]) -> list[str]:
-        return [glob for name in names for glob in blocks[name]]
-
     if trial.is_proved([]):
         return []
-    loud = least_islands(lambda names: trial.is_finite(globs(names)), list(blocks))
-    rest = [name for name in blocks if name not in loud]
-    more = least_islands(lambda names: trial.is_proved(globs([*loud, *names])), rest)
-    return [name for name in blocks if name in loud or name in more]
+    loud = least_islands(trial.is_finite, modules)
+    rest = [name for name in modules if name not in loud]
+    more = least_islands(lambda names: trial.is_proved([*loud, *names]), rest)
+    return [name for name in modules if name in loud or name in more]
 
 
 def _with_cost(

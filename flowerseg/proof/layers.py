@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flowerseg.arrays import Rgb
+from flowerseg.fold import FoldedBatchNorm
 from flowerseg.model import Deployable, FlowerNet
 
 INPUT = "the input: colour order, normalisation"
@@ -36,7 +37,7 @@ class Value:
     """What another network has where the reference has the output of a call."""
 
     tensor: Tensor  # float32, without the batch
-    made_by: str  # the module that computed it: a convolution, where its BatchNorm is folded in
+    made_by: str  # the module that computed it
 
 
 Values = Mapping[Call, Value]
@@ -92,7 +93,11 @@ def compare_layers(reference: FlowerNet, frame: Rgb, values: Values) -> list[Lay
 def values_of_network(network: FlowerNet, frame: Rgb) -> dict[Call, Value]:
     """What the modules of a network in torch, or of an emulation, make of one frame (H, W, 3)."""
     values: dict[Call, Value] = {}
-    leaves = {name for name, module in network.named_modules() if not any(module.children())}
+    leaves = {
+        name
+        for name, module in network.named_modules()
+        if not any(module.children()) and not isinstance(module, FoldedBatchNorm)
+    }
 
     def keep(call: Call, output: Tensor) -> None:
         if call.module in leaves or call.module == INPUT:

@@ -14,7 +14,6 @@ from itertools import pairwise
 import numpy as np
 import onnx
 import torch
-from torch import nn
 
 from flowerseg.arrays import Rgb
 from flowerseg.artifact import Artifact, Kind, Precision, open_artifact
@@ -195,7 +194,7 @@ def _graph_of(artifact: Artifact) -> Artifact | None:
 def _onnx_source(artifact: Artifact, network: FlowerNet) -> _Source:
     content = artifact.path.read_bytes()
     graph = onnx.load_from_string(content).graph
-    spots = spots_in(graph, network, calls_of(network, artifact.manifest.preprocess.size_hw))
+    spots = spots_in(graph, calls_of(network, artifact.manifest.preprocess.size_hw))
     run = values_in_onnx(content, [value for value, _ in spots.values()])
 
     def source(frame: Rgb) -> dict[Call, Value]:
@@ -208,9 +207,7 @@ def _onnx_source(artifact: Artifact, network: FlowerNet) -> _Source:
     return source
 
 
-def spots_in(
-    graph: onnx.GraphProto, network: FlowerNet, calls: Sequence[Call]
-) -> dict[Call, tuple[str, str]]:
+def spots_in(graph: onnx.GraphProto, calls: Sequence[Call]) -> dict[Call, tuple[str, str]]:
     """Where the outputs of the reference's calls are in a graph: value, and module that makes it.
 
     Of a quantised value what counts is what the next node reads: the dequantised one.
@@ -225,7 +222,6 @@ def spots_in(
         dequantised = value + _DEQUANTISED
         read = dequantised if dequantised in made_by else value
         spots[call] = (read, node["module"] if node else call.module)
-    _move_to_batchnorms(spots, network, calls)
     first = next(node for node in graph.node if node.op_type == "Conv")
     border = {Call(INPUT): (first.input[0], INPUT), Call(OUTPUT): (graph.output[0].name, OUTPUT)}
     return spots | border
@@ -246,13 +242,3 @@ def _calls_by_value(values: Sequence[str], calls: set[Call]) -> dict[str, Call]:
         if call in calls and (final["module"], final["op"]) == (module, match["op"]):
             found[name] = call
     return found
-
-
-def _move_to_batchnorms(
-    spots: dict[Call, tuple[str, str]], network: FlowerNet, calls: Sequence[Call]
-) -> None:
-    """Export folds a BatchNorm into the convolution before it: the value is the BatchNorm's."""
-    for call, following in pairwise(calls):
-        is_batchnorm = isinstance(network.get_submodule(following.module), nn.BatchNorm2d)
-        if is_batchnorm and call in spots and following not in spots:
-            spots[following] = spots.pop(call)

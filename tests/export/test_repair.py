@@ -17,7 +17,7 @@ from flowerseg.artifact import Artifact, Kind, Precision, open_artifact
 from flowerseg.checkpoint import save_checkpoint
 from flowerseg.data import PhotoSet
 from flowerseg.errors import ExportError
-from flowerseg.model import Architecture, FlowerNet
+from flowerseg.model import FlowerNet, specialised
 from flowerseg_export.cli import export
 from flowerseg_export.config import ExportConfig, rebuild_command
 from flowerseg_export.repair import Repaired, islands_of, least_islands, repair
@@ -73,22 +73,12 @@ def test_network_that_fails_in_fp32_too_is_refused() -> None:
         least_islands(lambda _: False, LETTERS)
 
 
-def test_convolution_is_kept_with_its_batchnorm(small_network: FlowerNet) -> None:
-    blocks = islands_of(small_network, without={"classifier.4"})
-    assert list(blocks)[:2] == ["backbone.0", "backbone.1.block.0"]
-    assert blocks["backbone.0"] == ("backbone.0",)
-    assert blocks["backbone.4.block.2.fc1"] == ("backbone.4.block.2.fc1",)  # no BatchNorm follows
-    assert blocks["classifier.0.convs.4"] == ("classifier.0.convs.4",)
-    assert blocks["classifier.1"] == ("classifier.1", "classifier.2")  # their parent has more
-    assert "classifier.4" not in blocks
-
-
-def test_resnets_convolutions_share_their_parent() -> None:
-    blocks = islands_of(FlowerNet(Architecture.RESNET50), without=set())
-    block = "backbone.layer1.0"
-    assert blocks["backbone.conv1"] == ("backbone.conv1", "backbone.bn1")
-    assert blocks[f"{block}.conv3"] == (f"{block}.conv3", f"{block}.bn3")
-    assert blocks[f"{block}.downsample"] == (f"{block}.downsample",)
+def test_modules_with_weights_are_kept_one_by_one_in_their_order(small_network: FlowerNet) -> None:
+    special = specialised(small_network, (64, 64))
+    modules = islands_of(special, without={"classifier.4"})
+    assert modules[:2] == ["backbone.0.0", "backbone.1.block.0.0"]  # each with its BatchNorm
+    assert modules[-2:] == ["classifier.0.project.0", "classifier.1"]
+    assert "backbone.4.block.2.fc1" in modules
 
 
 @pytest.fixture(scope="module")
@@ -96,35 +86,48 @@ def photos(val_photos: PhotoSet) -> PhotoSet:
     return val_photos.limited(2)
 
 
+LOUD = 2.0**18
+
+
 @pytest.fixture
 def loud(small_network: FlowerNet, reference: Artifact, tmp_path: Path) -> Artifact:
-    """A checkpoint of which two convolutions give values beyond half, and nothing else changed."""
+    """A checkpoint that computes the same function, in which two ReLUs give values beyond half.
+
+    The convolution before each of them is that much louder, and the one after it that much softer.
+    """
     network = copy.deepcopy(small_network)
-    for block in (network.backbone["3"].block[0], network.classifier[0].convs[2]):
-        convolution, batchnorm = block[0], block[1]
-        with torch.no_grad():
-            convolution.weight *= 2.0**18
-            batchnorm.running_mean *= 2.0**18
-            batchnorm.running_var.add_(batchnorm.eps).mul_(2.0**36).sub_(batchnorm.eps)
+    backbone, aspp = network.backbone["3"].block, network.classifier[0]
+    branch, below, above = aspp.convs[2], 2 * 256, 3 * 256  # where the branch enters the projection
+    with torch.no_grad():
+        for normalisation in (backbone[0][1], branch[1]):
+            normalisation.weight *= LOUD
+            normalisation.bias *= LOUD
+        backbone[1][0].weight /= LOUD
+        aspp.project[0].weight[:, below:above] /= LOUD
     return save_checkpoint(tmp_path / "loud.pt", network, reference.manifest)
 
 
+BACKBONE = ("backbone.3.block.0.0", "backbone.3.block.1.0")
+ASPP = ("classifier.0.convs.2.0", "classifier.0.project.0")
+
+
 @pytest.mark.slow
-def test_two_overflows_are_repaired_by_their_two_blocks_and_the_export_is_proved(
+def test_two_overflows_are_repaired_by_four_modules_and_the_export_is_proved(
     loud: Artifact, painted: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "loud.onnx"
     words = [str(loud.path), "--fp16", "--repair", "--data", str(painted), "--limit", "2"]
     result = CliRunner().invoke(export, [*words, "--device", "cpu", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    blocks = ("backbone.3.block.0", "classifier.0.convs.2")
-    assert f"repair: in FP32 stay {', '.join(blocks)} (+" in result.stdout
+    # What overflows is kept, and what reads it.
+    kept = (*BACKBONE, *ASPP)
+    assert f"repair: in FP32 stay {', '.join(kept)} (+" in result.stdout
     assert "milliseconds cannot be measured here" in result.stdout
     manifest = open_artifact(out).manifest
-    assert manifest.keep_fp32 == blocks
+    assert manifest.keep_fp32 == kept
     assert manifest.proof is not None
     assert manifest.proof.status == "proved"
-    assert f"--keep-fp32 {blocks[0]} --keep-fp32 {blocks[1]}" in manifest.rebuild
+    assert f"--keep-fp32 {kept[0]} --keep-fp32 {kept[1]}" in manifest.rebuild
     assert "--repair" not in manifest.rebuild
 
 
@@ -141,11 +144,11 @@ def test_what_is_kept_anyway_is_not_searched_for_and_weights_cost_two_bytes_each
     loud: Artifact, photos: PhotoSet
 ) -> None:
     found = repair(loud, photos, keep_fp32=["classifier.0"], device="cpu")
-    assert found.keep_fp32 == ("classifier.0", "backbone.3.block.0")
+    assert found.keep_fp32 == ("classifier.0", *BACKBONE)
     assert found.half_ms is None
-    # backbone.3.block.0: 24 x 72 weights and 72 biases, the BatchNorm folded in. classifier.0:
-    # weights of 4 branches (one of 9 taps) and pooling, and of the projection, and 6 x 256 biases.
-    weights = 24 * 72 + 72 + 256 * 960 * 5 + 5 * 256 * 256 + 6 * 256
+    # backbone.3: 24 x 72 weights and 72 biases, then 72 x 9 and 72. classifier.0: weights of 4
+    # branches (one of 9 taps) and pooling, and of the projection, and 6 x 256 biases.
+    weights = 24 * 72 + 72 + 72 * 9 + 72 + 256 * 960 * 5 + 5 * 256 * 256 + 6 * 256
     assert found.mixed_bytes - found.half_bytes == pytest.approx(2 * weights, rel=0.01)
 
 

@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 
 RUNTIMES: dict[Kind, tuple[str, ...]] = {
-    Kind.CHECKPOINT: ("pytorch", "pytorch-fp16", "torch-compile"),
+    Kind.CHECKPOINT: ("pytorch", "pytorch-fp16", "torch-compile", "torch-compile-fp16"),
     Kind.ONNX: ("onnxruntime", "openvino", "openvino-bf16"),
     Kind.TENSORRT: ("tensorrt",),
     Kind.TENSORRT_RTX: ("tensorrt-rtx",),
@@ -53,7 +53,11 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
-COMPUTED_IN = {"openvino-bf16": Precision.BF16, "pytorch-fp16": Precision.FP16}
+COMPUTED_IN = {
+    "openvino-bf16": Precision.BF16,
+    "pytorch-fp16": Precision.FP16,
+    "torch-compile-fp16": Precision.FP16,
+}
 """Runtimes that compute in a precision of their own, whatever the file is stored in."""
 
 
@@ -190,6 +194,7 @@ class BuiltFor:
     gpu: str
     compute_capability: str  # "9.0", or several, "8.9, 12.0"; empty where it is bound to none
     system: str
+    cpu_features: tuple[str, ...] = ()  # "avx512f", …: what the code for the host may use
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,18 @@ from flowerseg.artifact import (
     rewrite_manifest,
 )
 from flowerseg.backends import runtimes_here
-from flowerseg.backends.device import compute_capability, device_name, resolve_device
+from flowerseg.backends.device import (
+    compute_capability,
+    cpu_features,
+    device_name,
+    resolve_device,
+)
 from flowerseg.backends.trt import import_tensorrt
 from flowerseg.checkpoint import network_from_artifact, save_checkpoint
 from flowerseg.data import PhotoSet, open_photos
 from flowerseg.errors import BackendUnavailable, ExportError, FlowersegError
 from flowerseg.files import require_writable
-from flowerseg.half import half_from_network
+from flowerseg.half import compact_from_network, half_from_network
 from flowerseg.model import FlowerNet, specialised
 from flowerseg.preprocess import frame_from_photo
 from flowerseg.proof import Evidence, OnBatch, prove
@@ -150,7 +155,7 @@ def _write_chain(config: ExportConfig, source: Artifact, told: Listener) -> list
 
 def _write_compact(config: ExportConfig, source: Artifact, network: FlowerNet) -> Artifact:
     """A checkpoint of half the size: weights are stored in half and computed with in FP32."""
-    stored = half_from_network(network) if config.precision is Precision.FP16 else network
+    stored = compact_from_network(network) if config.precision is Precision.FP16 else network
     return save_checkpoint(config.out, stored, _manifest(config, source, Kind.CHECKPOINT))
 
 
@@ -205,7 +210,9 @@ def _write_pt2(config: ExportConfig, source: Artifact, network: FlowerNet) -> Ar
     gpu = device_name(device) if device != "cpu" else ""
     manifest = dataclasses.replace(
         _manifest(config, source, Kind.PT2),
-        built_for=BuiltFor(gpu, compute_capability(device), platform.system()),
+        built_for=BuiltFor(
+            gpu, compute_capability(device), platform.system(), cpu_features=cpu_features()
+        ),
     )
     size_hw = source.manifest.preprocess.size_hw
     return publish(config.out, manifest, lambda path: write_pt2(typed, size_hw, path))

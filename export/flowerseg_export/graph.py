@@ -15,7 +15,9 @@ from flowerseg.errors import ExportError
 from flowerseg.model import Deployable, FlowerNet
 from flowerseg_export.tidy import tidy
 
-OPSET = 20  # TensorRT 10.12 to 11 and RTX, ONNX Runtime 1.22 and OpenVINO 2025 all read it
+# No node needs more. Opset 19 changed Resize, for which ONNX Runtime has a CUDA kernel only since
+# recent versions: older ones would compute that node on the CPU, between two copies of the map.
+OPSET = 18
 
 # A batch of one would be taken for a constant by the exporter.
 _EXAMPLE_BATCH = 2

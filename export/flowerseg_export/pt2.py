@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from flowerseg.arrays import SizeHW
+from flowerseg.backends.cudnn import CudnnSwitches, cudnn_switches
 from flowerseg.errors import ExportError
 from flowerseg.model import FlowerNet
 from flowerseg_export.graph import exported_program
@@ -16,9 +17,14 @@ def write_pt2(network: FlowerNet, size_hw: SizeHW, path: Path) -> None:
     Raises:
         ExportError: the compiler is missing or fails.
     """
+    if network.mean.is_cuda:
+        # As the activations are: or every convolution would transpose its weights.
+        network = network.to(memory_format=torch.channels_last)
     program = exported_program(network, size_hw)
     try:
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        # Kernels that are generated have TF32 compiled in, or not.
+        with cudnn_switches(CudnnSwitches()):
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:  # inductor raises many types, a missing g++ among them
         last = str(error).strip().splitlines()[-1:]
         raise ExportError(

@@ -14,7 +14,9 @@ from flowerseg.backends.base import (
 from flowerseg.errors import BackendUnavailable
 
 __all__ = [
+    "CUDNN_BENCHMARKED",
     "GRAPHED",
+    "LAID_OUT",
     "ONE_BATCH",
     "RUNTIMES",
     "STREAMED",
@@ -45,6 +47,18 @@ what keeps TF32 off there is one switch for all threads."""
 
 GRAPHED = ("pytorch", "pytorch-fp16", "aotinductor", "onnxruntime", "tensorrt", "tensorrt-rtx")
 """Runtimes whose work for a batch size can be recorded as a CUDA graph."""
+
+CUDNN_BENCHMARKED = (
+    "pytorch",
+    "pytorch-fp16",
+    "torch-compile",
+    "torch-compile-fp16",
+    "aotinductor",
+)
+"""Runtimes whose convolutions torch gives to cuDNN, which can time its kernels first."""
+
+LAID_OUT = ("pytorch",)
+"""Runtimes whose memory layout on a GPU can be chosen; FP16 is channels-last in all of them."""
 
 
 def runtimes_here(manifest: Manifest, device: str = "auto") -> list[str]:
@@ -163,15 +177,15 @@ def open_backends(
         case "pytorch":
             from flowerseg.backends.pytorch import open_checkpoint
 
-            return (open_checkpoint(artifact, device, cuda_graph=options.cuda_graph),)
+            return (open_checkpoint(artifact, device, options),)
         case "pytorch-fp16":
             from flowerseg.backends.pytorch import open_half
 
             return open_half(artifact, device, options)
-        case "torch-compile":
+        case "torch-compile" | "torch-compile-fp16":
             from flowerseg.backends.pytorch import open_compiled
 
-            return (open_compiled(artifact, device),)
+            return (open_compiled(artifact, device, chosen, options),)
         case "onnxruntime":
             from flowerseg.backends import ort
 
@@ -212,6 +226,16 @@ def _refuse_options(artifact: Artifact, runtime: str, device: str, options: Sess
         raise BackendUnavailable(
             f"{artifact.path}: no CUDA graph of {runtime} on {where}; these have one on a GPU: "
             f"{', '.join(GRAPHED)}."
+        )
+    if options.cudnn_benchmark and (where == "cpu" or runtime not in CUDNN_BENCHMARKED):
+        raise BackendUnavailable(
+            f"{artifact.path}: {runtime} does not time cuDNN's kernels on {where}; these do on a "
+            f"GPU: {', '.join(CUDNN_BENCHMARKED)}."
+        )
+    if options.layout is not None and (where == "cpu" or runtime not in LAID_OUT):
+        raise BackendUnavailable(
+            f"{artifact.path}: {runtime} takes no memory layout on {where}; these do on a GPU: "
+            f"{', '.join(LAID_OUT)}."
         )
 
 

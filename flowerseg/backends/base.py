@@ -5,12 +5,15 @@ with one clock for all backends; `run` is the four in order, for everyone else.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from flowerseg.arrays import Foreground, Images, SizeHW
 from flowerseg.artifact import Batch
+
+Layout: TypeAlias = Literal["channels-first", "channels-last"]
+"""The order of activations and weights in memory: NCHW or NHWC."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,14 @@ class BackendInfo:
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How a model is opened. None of it changes what is computed."""
+    """How a model is opened. No option changes the function that is computed."""
 
     threads: int | None = None  # of a batch, on the CPU; None: the runtime's own choice
     streams: int = 1  # batches at a time, each in a backend of its own
     shares_cores: bool = False  # other threads compute meanwhile: do not keep a core busy waiting
     cuda_graph: bool = False  # record what a batch size takes on a GPU once, then replay it
+    cudnn_benchmark: bool = False  # let cuDNN time its kernels at the first batch of each size
+    layout: Layout | None = None  # PyTorch in FP32 on a GPU; None: channels-first
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

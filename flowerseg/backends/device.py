@@ -84,6 +84,20 @@ def has_avx2_alone() -> bool:
     return "avx2" in flags and "avx512f" not in flags
 
 
+# Extensions of the instruction set by the beginnings of their names in Linux's /proc/cpuinfo, on
+# x86 and ARM; a compiler that is told `-march=native` uses all of them.
+_EXTENSIONS = (
+    *("sse", "ssse", "avx", "fma", "f16c", "bmi", "amx", "gfni", "vaes", "vpclmul", "sha"),
+    *("movbe", "adx", "popcnt", "abm", "asimd", "sve", "bf16", "i8mm"),
+)
+
+
+def cpu_features() -> tuple[str, ...]:
+    """The processor's extensions of its instruction set; empty where the system does not say."""
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return tuple(sorted(flag for flag in set(flags) if flag.startswith(_EXTENSIONS)))
+
+
 def _cpuinfo(field: str) -> str:
     """A field of Linux's /proc/cpuinfo for the first core; empty on other systems."""
     cpuinfo = Path("/proc/cpuinfo")

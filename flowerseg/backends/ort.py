@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU and, through IO binding, on CUDA."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flowerseg.backends.transfer import DeviceBatch
 from flowerseg.errors import ArtifactError, BackendUnavailable
 
 PIP_LINE = "pip install onnxruntime-gpu"
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def open_onnx(
@@ -31,7 +33,7 @@ def open_onnx(
     if chosen != "cpu":
         # A session computes on one stream: each stream has a session, and the weights once more.
         return tuple(OrtCudaBackend(artifact, chosen, options) for _ in range(options.streams))
-    session = _session(artifact.path, [("CPUExecutionProvider", {})], options)
+    session = _session(artifact.path, [(_CPU, {})], options)
     info = _info(artifact, "cpu")
     return tuple(OrtCpuBackend(session, info) for _ in range(options.streams))
 
@@ -70,7 +72,8 @@ class OrtCudaBackend:
         self._index = torch.device(device).index
         self._batch = DeviceBatch(device)
         self.stream = self._batch.stream
-        self._has_graphs = options.cuda_graph
+        # ONNX Runtime keeps captured graphs by thread: another thread would capture them again.
+        self._graph_thread = ThreadPoolExecutor(1) if options.cuda_graph else None
         provider = {
             "device_id": self._index,
             "user_compute_stream": str(self.stream.cuda_stream),
@@ -78,7 +81,7 @@ class OrtCudaBackend:
             "use_tf32": "0",
             "enable_cuda_graph": str(int(options.cuda_graph)),
         }
-        self._session = _session(artifact.path, [("CUDAExecutionProvider", provider)])
+        self._session = _session(artifact.path, [(_CUDA, provider)])
         self.info = _info(artifact, device)
 
     def upload(self, images: Images) -> None:
@@ -92,11 +95,15 @@ class OrtCudaBackend:
             (self._binding.bind_output, "foreground", memory.foreground),
         ):
             bind(name, "cuda", self._index, np.uint8, tuple(tensor.shape), tensor.data_ptr())
-        self._run_options = _run_options(len(images)) if self._has_graphs else None
+        self._run_options = _run_options(len(images)) if self._graph_thread else None
 
     def execute(self) -> None:
         """Run the session on the bound memory."""
-        self._session.run_with_iobinding(self._binding, self._run_options)
+        run, arguments = self._session.run_with_iobinding, (self._binding, self._run_options)
+        if self._graph_thread:
+            self._graph_thread.submit(run, *arguments).result()
+        else:
+            run(*arguments)
 
     def synchronize(self) -> None:
         """Wait for the stream that copies and the session share."""
@@ -108,6 +115,8 @@ class OrtCudaBackend:
 
     def close(self) -> None:
         """Let go of the session and its memory."""
+        if self._graph_thread:
+            self._graph_thread.shutdown()
         self._binding = None
         self._session = None
 
@@ -138,7 +147,7 @@ def values_in_onnx(
     for name in names:
         if name not in border:
             opened.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    session = _session(opened.SerializeToString(), [("CPUExecutionProvider", {})])
+    session = _session(opened.SerializeToString(), [(_CPU, {})])
 
     def run(images: Images) -> dict[str, NDArray[Any]]:
         return dict(zip(names, session.run(list(names), {"images": images}), strict=True))
@@ -158,19 +167,15 @@ def _session(
     except ImportError as error:
         raise BackendUnavailable(f"ONNX Runtime is not installed: {PIP_LINE}") from error
     wanted = providers[0][0]
-    if wanted != "CPUExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
+    if wanted != _CPU and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries that torch's wheels brought
     source = str(model) if isinstance(model, Path) else model
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: a failed provider is reported below
-    options.intra_op_num_threads = wanted_options.threads or 0  # 0: as many as there are cores
-    if wanted_options.shares_cores or wanted_options.streams > 1:
-        # Its threads wait for one another in a loop, on cores that others could use: two of 25 ms
-        # of computing for a photo in a folder. Alone, a batch of one takes a tenth longer without.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = _session_options(wanted, wanted_options)
     try:
         session = onnxruntime.InferenceSession(source, sess_options=options, providers=providers)
     except Exception as error:  # pybind exceptions of many types, all of them "cannot load"
+        if wanted != _CPU and model != _probe():
+            try_provider("cuda")  # or it is not the file's fault
         raise ArtifactError(f"{model!s:.200}: ONNX Runtime refuses it: {error}") from error
     if session.get_providers()[0] != wanted:
         raise BackendUnavailable(
@@ -178,6 +183,22 @@ def _session(
             "its CUDA or cuDNN libraries did not load. Run flowerseg-doctor, or use --device cpu."
         )
     return session
+
+
+def _session_options(provider: str, wanted: SessionOptions) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: a failed provider is reported by `_session`
+    options.intra_op_num_threads = wanted.threads or 0  # 0: as many as there are cores
+    if provider != _CPU:
+        # A node without a CUDA kernel would run on the CPU in silence, between two copies.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if wanted.shares_cores or wanted.streams > 1:
+        # Its threads wait for one another in a loop, on cores that others could use: two of 25 ms
+        # of computing for a photo in a folder. Alone, a batch of one takes a tenth longer without.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _run_options(batch: int) -> Any:
@@ -201,8 +222,25 @@ def try_provider(device: str) -> str:
     Raises:
         BackendUnavailable: ONNX Runtime or the provider does not load.
     """
-    import onnx
     import onnxruntime
+
+    provider = _CUDA if device == "cuda" else _CPU
+    try:
+        session = _session(_probe(), [(provider, {})])
+    except ArtifactError as error:  # the graph is sound, so the provider is not
+        raise BackendUnavailable(
+            f"ONNX Runtime {onnxruntime.__version__} runs nothing on {provider}: "
+            f"{error.__cause__}. Run flowerseg-doctor, or use --device cpu."
+        ) from error
+    (answer,) = session.run(None, {"x": np.array([-1.0], np.float32)})
+    if answer[0] != 0:
+        raise BackendUnavailable(f"ONNX Runtime computed Relu(-1) = {answer[0]} on {device}.")
+    return f"{onnxruntime.__version__}, {session.get_providers()[0]} loads and computes"
+
+
+def _probe() -> bytes:
+    """A graph of one node, which every provider computes."""
+    import onnx
 
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
@@ -211,12 +249,8 @@ def try_provider(device: str) -> str:
         [value("x", onnx.TensorProto.FLOAT, [1])],
         [value("y", onnx.TensorProto.FLOAT, [1])],
     )
-    model = onnx.helper.make_model(
-        graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)]
-    )
-    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
-    session = _session(model.SerializeToString(), [(provider, {})])
-    (answer,) = session.run(None, {"x": np.array([-1.0], np.float32)})
-    if answer[0] != 0:
-        raise BackendUnavailable(f"ONNX Runtime computed Relu(-1) = {answer[0]} on {device}.")
-    return f"{onnxruntime.__version__}, {session.get_providers()[0]} loads and computes"
+    opset = onnx.helper.make_opsetid("", 17)
+    content: bytes = onnx.helper.make_model(
+        graph, ir_version=8, opset_imports=[opset]
+    ).SerializeToString()
+    return content

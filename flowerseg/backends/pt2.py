@@ -1,12 +1,16 @@
 """AOTInductor packages: the network compiled by PyTorch, run without the model's Python code."""
 
+import platform
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from flowerseg.arrays import Foreground, Images
 from flowerseg.artifact import Artifact
 from flowerseg.backends.base import ONE_BATCH, SessionOptions
-from flowerseg.backends.device import info_of, resolve_device
+from flowerseg.backends.cudnn import CudnnSwitches, computed_with
+from flowerseg.backends.device import compute_capability, cpu_features, info_of, resolve_device
 from flowerseg.backends.transfer import batch_on, recorded
 from flowerseg.errors import ArtifactError, BackendUnavailable
 
@@ -18,17 +22,59 @@ def open_package(
     return tuple(Pt2Backend(artifact, device, options) for _ in range(options.streams))
 
 
+def check_package_fits(
+    artifact: Artifact, version: str, capability: str, system: str, features: Sequence[str]
+) -> None:
+    """Refuse a package of another PyTorch, GPU, system or processor before its code is loaded.
+
+    Args:
+        artifact: a package with its manifest.
+        version: PyTorch's version on this machine, as `2.11.0+cu130`.
+        capability: compute capability of the GPU, as `9.0`; empty for the CPU.
+        system: `platform.system()`.
+        features: the processor's extensions, see `cpu_features`.
+
+    Raises:
+        ArtifactError: naming what differs and the command that rebuilds the package.
+    """
+    manifest = artifact.manifest
+    built_by = manifest.versions.get("torch", "")
+    differing = []
+    if built_by and _minor(built_by) != _minor(version):
+        # The compiled code calls PyTorch's C interface, which is kept for patch releases only.
+        differing.append(f"PyTorch {built_by}, this machine has {version}")
+    if made := manifest.built_for:
+        if made.system != system:
+            differing.append(f"system {made.system}, this machine has {system}")
+        if made.compute_capability != capability:
+            differing.append(
+                f"compute capability {made.compute_capability}, this GPU has {capability}"
+            )
+        if missing := sorted(set(made.cpu_features) - set(features)):
+            differing.append(f"a processor with {', '.join(missing)}, which this one lacks")
+    if differing:
+        raise ArtifactError(
+            f"{artifact.path}: package compiled for {'; '.join(differing)}. "
+            f"Rebuild: {manifest.rebuild}"
+        )
+
+
+def _minor(version: str) -> tuple[str, ...]:
+    """`2.11.0+cu130` -> `2`, `11`."""
+    return tuple(version.split("+")[0].split(".")[:2])
+
+
 class Pt2Backend:
     """A `.pt2` package, on the device that it was compiled for.
 
     Args:
         artifact: the package.
         device: `auto` is the kind that it was compiled for.
-        options: of these `cuda_graph` counts.
+        options: `cuda_graph` and `cudnn_benchmark` are used.
 
     Raises:
-        BackendUnavailable: that device is not here, or another one was asked for.
-        ArtifactError: PyTorch refuses the package.
+        BackendUnavailable: that device is not available, or another one was requested.
+        ArtifactError: the package was compiled for something else, or PyTorch refuses it.
     """
 
     def __init__(
@@ -42,6 +88,13 @@ class Pt2Backend:
                 f"{artifact.path} was compiled for {made_for}, not for {self._device}. "
                 f"Rebuild: {manifest.rebuild}"
             )
+        check_package_fits(
+            artifact,
+            torch.__version__,
+            compute_capability(self._device),
+            platform.system(),
+            cpu_features(),
+        )
         try:
             run = torch._inductor.aoti_load_package(
                 str(artifact.path),
@@ -53,7 +106,10 @@ class Pt2Backend:
             raise ArtifactError(f"{artifact.path}: PyTorch refuses it: {error}") from error
         self._batch = batch_on(self._device)
         self.stream = getattr(self._batch, "stream", None)
-        self._run = recorded(run, self._batch, cuda_graph=options.cuda_graph)
+        # Its convolutions are torch's own, which read the switches when they run.
+        switches = CudnnSwitches(benchmark=options.cudnn_benchmark)
+        computed = computed_with(run, self._device, switches)
+        self._run = recorded(computed, self._batch, cuda_graph=options.cuda_graph)
         self.info = info_of(manifest, "aotinductor", torch.__version__, self._device)
 
     def upload(self, images: Images) -> None:

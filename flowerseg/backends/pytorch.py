@@ -1,14 +1,14 @@
 """PyTorch: eager in FP32, the reference that all others are proved against; compiled; in half."""
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from flowerseg.arrays import Foreground, Images, SizeHW
 from flowerseg.artifact import Artifact
-from flowerseg.backends.base import BackendInfo, SessionOptions
+from flowerseg.backends.base import ONE_BATCH, BackendInfo, Layout, SessionOptions
+from flowerseg.backends.cudnn import CudnnSwitches, computed_with
 from flowerseg.backends.device import device_name, resolve_device
 from flowerseg.backends.transfer import batch_on, recorded
 from flowerseg.checkpoint import network_from_artifact
@@ -16,59 +16,72 @@ from flowerseg.errors import BackendUnavailable
 from flowerseg.half import half_from_network
 from flowerseg.model import Deployable, FlowerNet, specialised
 
-Runtime: TypeAlias = Literal["pytorch", "pytorch-fp16", "torch-compile"]
+Runtime: TypeAlias = Literal["pytorch", "pytorch-fp16", "torch-compile", "torch-compile-fp16"]
 
 
 def open_checkpoint(
-    artifact: Artifact, device: str, *, cuda_graph: bool = False
+    artifact: Artifact, device: str, options: SessionOptions = ONE_BATCH
 ) -> "PyTorchBackend":
     """Open a checkpoint in FP32, TF32 off.
 
     Raises:
         ArtifactError: the checkpoint cannot be read.
-        BackendUnavailable: the device is not here.
+        BackendUnavailable: the device is not available.
     """
     network = network_from_artifact(artifact)
     size_hw = artifact.manifest.preprocess.size_hw
-    return PyTorchBackend(network, size_hw, device, cuda_graph=cuda_graph)
+    return PyTorchBackend(network, size_hw, device, options=options)
 
 
 def open_half(
     artifact: Artifact, device: str, options: SessionOptions
 ) -> "tuple[PyTorchBackend, ...]":
-    """Open a checkpoint in FP16, channels last; on a GPU only. All streams have the same weights.
+    """Open a checkpoint in FP16, channels last; on a GPU only. All streams share the weights.
 
     Raises:
         ArtifactError: the checkpoint cannot be read.
-        BackendUnavailable: the device is not here, or is the CPU.
+        BackendUnavailable: the device is not available, or is the CPU.
     """
-    if resolve_device(device) == "cpu":
-        raise BackendUnavailable(
-            f"{artifact.path}: pytorch-fp16 runs on a GPU. On the CPU PyTorch takes over ten times "
-            "as long in half as in FP32: use --runtime pytorch there."
-        )
+    half = _half_on_gpu(artifact, device, "pytorch-fp16")
     size_hw = artifact.manifest.preprocess.size_hw
-    half = half_from_network(specialised(network_from_artifact(artifact), size_hw))
-    # Half is multiplied in matrix units, which take channels last without a transpose.
-    half.to(memory_format=torch.channels_last)
     return tuple(
-        PyTorchBackend(half, size_hw, device, "pytorch-fp16", cuda_graph=options.cuda_graph)
+        PyTorchBackend(half, size_hw, device, "pytorch-fp16", options)
         for _ in range(options.streams)
     )
 
 
-def open_compiled(artifact: Artifact, device: str) -> "PyTorchBackend":
-    """Open a checkpoint in FP32, to be compiled by `torch.compile` at the first batch.
+def open_compiled(
+    artifact: Artifact, device: str, runtime: Runtime, options: SessionOptions = ONE_BATCH
+) -> "PyTorchBackend":
+    """Open a checkpoint to be compiled by `torch.compile` at the first batch.
 
-    It is compiled twice: for one photo, and for more of any number.
+    It is compiled twice: for one photo, and for more of any number. `torch-compile` computes in
+    FP32 with TF32 off; `torch-compile-fp16` in FP16, channels last, on a GPU only.
 
     Raises:
         ArtifactError: the checkpoint cannot be read.
-        BackendUnavailable: the device is not here.
+        BackendUnavailable: the device is not available, or is the CPU for FP16.
     """
     size_hw = artifact.manifest.preprocess.size_hw
-    network = specialised(network_from_artifact(artifact), size_hw)
-    return PyTorchBackend(network, size_hw, device, "torch-compile")
+    if runtime == "torch-compile-fp16":
+        network = _half_on_gpu(artifact, device, runtime)
+    else:
+        network = specialised(network_from_artifact(artifact), size_hw)
+    return PyTorchBackend(network, size_hw, device, runtime, options)
+
+
+def _half_on_gpu(artifact: Artifact, device: str, runtime: Runtime) -> FlowerNet:
+    """The network in FP16, or a refusal where FP16 would be computed on the CPU."""
+    if resolve_device(device) == "cpu":
+        raise BackendUnavailable(
+            f"{artifact.path}: {runtime} runs on a GPU. On the CPU PyTorch takes over ten times "
+            "as long in half as in FP32: use --runtime pytorch there."
+        )
+    size_hw = artifact.manifest.preprocess.size_hw
+    half = half_from_network(specialised(network_from_artifact(artifact), size_hw))
+    # Matrix units multiply half, and take channels last without a transpose.
+    half.to(memory_format=torch.channels_last)
+    return half
 
 
 class PyTorchBackend:
@@ -78,8 +91,8 @@ class PyTorchBackend:
         network: moved to the device; its weights' type is the precision.
         size_hw: size of the frames.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        runtime: its name; `torch-compile` compiles.
-        cuda_graph: record it at the first batch of each size.
+        runtime: its name; the two `torch-compile` compile.
+        options: `cuda_graph`, `cudnn_benchmark` and `layout` are used, all on a GPU only.
     """
 
     def __init__(
@@ -88,18 +101,21 @@ class PyTorchBackend:
         size_hw: SizeHW,
         device: str = "auto",
         runtime: Runtime = "pytorch",
-        *,
-        cuda_graph: bool = False,
+        options: SessionOptions = ONE_BATCH,
     ) -> None:
         self._device = resolve_device(device)
+        if runtime == "pytorch" and self._device != "cpu":
+            _lay_out(network, options.layout or "channels-first")
         self._module: nn.Module = Deployable(network).eval().to(self._device)
-        self._is_compiled = runtime == "torch-compile"
+        self._is_compiled = runtime.startswith("torch-compile")
         if self._is_compiled:
             # In one graph or not at all: what it cannot compile it would run eagerly, in silence.
             self._module.compile(fullgraph=True)
         self._batch = batch_on(self._device)
         self.stream = getattr(self._batch, "stream", None)
-        self._run = recorded(self._module, self._batch, cuda_graph=cuda_graph)
+        switches = CudnnSwitches(benchmark=options.cudnn_benchmark)
+        computed = computed_with(self._module, self._device, switches)
+        self._run = recorded(computed, self._batch, cuda_graph=options.cuda_graph)
         half = network.head.weight.dtype is torch.float16
         self.info = BackendInfo(
             runtime=runtime,
@@ -119,7 +135,7 @@ class PyTorchBackend:
 
     def execute(self) -> None:
         """Run the network."""
-        with torch.inference_mode(), self._batch.working(), _without_tf32(self._device):
+        with torch.inference_mode(), self._batch.working():
             self._foreground: Tensor = self._run(self._images)
 
     def synchronize(self) -> None:
@@ -137,8 +153,14 @@ class PyTorchBackend:
         self.__dict__.pop("_foreground", None)
 
 
-def _without_tf32(device: str) -> AbstractContextManager[Any]:
-    # cuDNN's convolutions use TF32 unless told otherwise: a reference with 10 bits of mantissa.
-    if not device.startswith("cuda"):
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+def _lay_out(network: FlowerNet, layout: Layout) -> None:
+    """Bring weights and activations into one layout, or cuDNN would transpose at every layer.
+
+    Activations follow the frames, which are channels last, unless told otherwise once.
+    """
+    is_last = layout == "channels-last"
+    memory_format = torch.channels_last if is_last else torch.contiguous_format
+    network.to(memory_format=memory_format)
+    network.backbone.register_forward_pre_hook(
+        lambda _, inputs: (inputs[0].contiguous(memory_format=memory_format),)
+    )

@@ -121,6 +121,9 @@ class CudaGraph:
     def __init__(self, network: Network, batch: DeviceBatch) -> None:
         self._network = network
         self._batch = batch
+        # One pool for the graphs of all batch sizes: they replay one after the other on one stream,
+        # and a result is downloaded before the next replay may overwrite it.
+        self._pool: Any = None
         self._recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -137,9 +140,15 @@ class CudaGraph:
         for _ in range(_RUNS_BEFORE):
             self._network(images)
         self._batch.synchronize()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Other streams' threads go on meanwhile, which only the recording thread may not do.
-        with torch.cuda.graph(graph, stream=self._batch.stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(
+            graph,
+            pool=self._pool,
+            stream=self._batch.stream,
+            capture_error_mode="thread_local",
+        ):
             foreground = self._network(images)
         return graph, foreground
 

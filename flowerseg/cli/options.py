@@ -20,6 +20,7 @@ CHOSEN_RUNTIMES = (
     "pytorch",
     "pytorch-fp16",
     "torch-compile",
+    "torch-compile-fp16",
 )
 """Those of files that several runtimes open; the others follow from the file."""
 

@@ -60,10 +60,15 @@ def joined_processes(device: str) -> Iterator[Processes]:
         yield Processes()
         return
     local_rank = int(os.environ["LOCAL_RANK"])
-    if device.startswith("cuda"):
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
         torch.cuda.set_device(device)
-    backend = "nccl" if device.startswith("cuda") else "gloo"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    distributed.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        timeout=_PATIENCE,
+        # Without it NCCL guesses a rank's GPU at the first barrier, and warns.
+        device_id=torch.device(device) if on_gpu else None,
+    )
     try:
         yield Processes(distributed.get_rank(), local_rank, world)
     finally:

@@ -208,12 +208,21 @@ def test_cpu_in_place_of_the_cuda_provider_is_an_error(monkeypatch: pytest.Monke
             return ["CPUExecutionProvider"]
 
         def __init__(self, model: object, sess_options: object, providers: object) -> None:
-            super().__init__(model, sess_options, providers=["CPUExecutionProvider"])
+            super().__init__(model, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", FallenBack)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     with pytest.raises(BackendUnavailable, match=r"runs \['CPUExecutionProvider'\], not CUDA"):
         ort.try_provider("cuda")
+
+
+def test_provider_that_runs_nothing_is_not_blamed_on_the_file(
+    fp32_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its libraries CUDA takes no node, and for the CPU there is a ban."""
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    with pytest.raises(BackendUnavailable, match=r"runs nothing on CUDAExecutionProvider: .*CPU"):
+        ort._session(fp32_onnx.path, [("CUDAExecutionProvider", {})])
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -360,6 +369,7 @@ def test_folders_get_a_stream_a_core_without_a_gpu(
         ("checkpoint", "pytorch", 1, True),
         ("checkpoint", "pytorch-fp16", 2, True),
         ("checkpoint", "torch-compile", 1, False),
+        ("checkpoint", "torch-compile-fp16", 1, False),
         ("onnx", "onnxruntime", 2, False),
         ("tensorrt", "tensorrt", 2, True),
     ],

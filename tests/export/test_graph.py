@@ -41,9 +41,9 @@ def test_graph_has_one_uint8_input_and_one_uint8_output(model: onnx.ModelProto) 
     assert [_border(v) for v in model.graph.output] == [("foreground", UINT8, ["batch", 64, 64])]
 
 
-def test_graph_is_valid_and_of_opset_20(model: onnx.ModelProto) -> None:
+def test_graph_is_valid_and_of_opset_18(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)
-    assert {entry.domain: entry.version for entry in model.opset_import} == {"": 20}
+    assert {entry.domain: entry.version for entry in model.opset_import} == {"": 18}
 
 
 def test_images_are_cast_before_anything_else_touches_them(model: onnx.ModelProto) -> None:

@@ -13,6 +13,8 @@ import torch
 from flowerseg.arrays import Images
 from flowerseg.artifact import Artifact, BuiltFor, Kind, Manifest, Precision, open_artifact, publish
 from flowerseg.backends import open_backend, run
+from flowerseg.backends.device import cpu_features
+from flowerseg.backends.pt2 import check_package_fits
 from flowerseg.errors import ArtifactError, BackendUnavailable, ExportError
 from flowerseg.model import FlowerNet
 from flowerseg.preprocess import Preprocess
@@ -129,6 +131,48 @@ def test_compiler_that_fails_is_an_error_that_names_what_it_needs(
     with pytest.raises(ExportError, match=r"g\+\+ not found\. It needs a C\+\+ compiler \(apt"):
         write_pt2(small_network, SIZE_HW, tmp_path / "a.pt2")
     assert not list(tmp_path.iterdir())
+
+
+FITS = ("2.11.0+cu130", "9.0", "Linux", ("avx2", "avx512f"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": "2.12.0"}, r"PyTorch 2\.11\.1, this machine has 2\.12\.0"),
+        ({"capability": "8.9"}, r"compute capability 9\.0, this GPU has 8\.9"),
+        ({"system": "Windows"}, "system Linux, this machine has Windows"),
+        ({"features": ("avx2",)}, "a processor with avx512f, which this one lacks"),
+    ],
+)
+def test_package_of_another_machine_is_refused_before_its_code_is_loaded(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    package = _package(tmp_path, "9.0")
+    built_for = BuiltFor("NVIDIA H100", "9.0", "Linux", ("avx2", "avx512f"))
+    manifest = dataclasses.replace(
+        package.manifest, built_for=built_for, versions={"torch": "2.11.1"}
+    )
+    made = Artifact(package.path, manifest)
+    machine = dict(zip(("version", "capability", "system", "features"), FITS, strict=True))
+    check_package_fits(made, **machine)  # type: ignore[arg-type]  # the same release, the same GPU
+    with pytest.raises(ArtifactError, match=f"{said}.*Rebuild: flowerseg-export best"):
+        check_package_fits(made, **machine | change)  # type: ignore[arg-type]
+
+
+def test_opening_a_package_checks_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda *_, **__: 1 / 0)
+    package = _package(tmp_path, "")
+    manifest = dataclasses.replace(package.manifest, versions={"torch": "1.0"})
+    with pytest.raises(ArtifactError, match=r"compiled for PyTorch 1\.0"):
+        open_backend(Artifact(package.path, manifest), "cpu")
+
+
+@pytest.mark.slow
+def test_package_names_the_processor_that_compiled_it(pt2_package: Artifact) -> None:
+    built_for = pt2_package.manifest.built_for
+    assert built_for is not None
+    assert built_for.cpu_features == cpu_features()
 
 
 def test_package_without_device_is_taken_for_the_cpus(tmp_path: Path) -> None:

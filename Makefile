@@ -1,6 +1,7 @@
 # make demo   the whole chain, ending with demo/report.html
 # make test   the tests                make check   formatting, lint, types, layers, spelling
-# make setup  only .venv               make gpu     what needs a CUDA GPU: tests and benches
+# make setup  only .venv               make gpu     what needs a CUDA GPU: tests, proofs, benches
+# make gpu-pack DATA=DIR PHOTOS=DIR    the photos that make gpu needs, into .gpu/
 # make clean  everything that was made
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
@@ -10,10 +11,10 @@ READY := .venv/.ready
 # A source tree without an installation serves too: GPU machines often bring their own torch.
 GPU_PYTHON ?= $(if $(wildcard $(READY)),$(BIN)/python,python3)
 GPU_RUN := PYTHONPATH=.:export:bench $(GPU_PYTHON) -m
-GPU_RESULTS ?= bench/results/$(shell nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null \
-  | head -n 1 | tr 'A-Z ' 'a-z-')-$(shell date +%F)
+# For everything that `make gpu` does. A second call within another time goes on where the first ended.
+SECONDS ?= 3600
 
-.PHONY: setup demo test check gpu clean
+.PHONY: setup demo test check gpu gpu-pack clean
 
 setup: $(READY)
 
@@ -37,8 +38,11 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+gpu-pack:
+	$(GPU_RUN) flowerseg_bench.gpu pack --data "$(DATA)" --photos "$(PHOTOS)"
+
 gpu:
-	$(GPU_RUN) flowerseg_bench.gpu run --data "$${FLOWERSEG_DATA:?labelled photos, as for flowerseg-train}" --out $(GPU_RESULTS)
+	$(GPU_RUN) flowerseg_bench.gpu run --seconds $(SECONDS)
 
 clean:
 	rm -rf .venv demo dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,43 +1,57 @@
-"""The steps on a GPU: that their commands exist, that none is lost, and the figures by hand."""
+"""The plan for a GPU: its commands exist, steps keep to their time, and the figures by hand."""
 
 import json
 import sys
+import tarfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import click
+import numpy as np
 import onnxruntime
 import pytest
+import torch
 from click.testing import CliRunner
 
 from flowerseg.cli import main as flowerseg
+from flowerseg.data import open_photos
+from flowerseg.images import write_jpeg
+from flowerseg.model import Architecture
 from flowerseg.proof.routes import main as routes
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.folders.cli import main as folders
-from flowerseg_bench.gpu import run as running
 from flowerseg_bench.gpu.cli import main
 from flowerseg_bench.gpu.figures import Figure, figures_of, finding_of
+from flowerseg_bench.gpu.fused import FusedConvolution
+from flowerseg_bench.gpu.pack import pack_photos, pack_results
 from flowerseg_bench.gpu.plan import (
+    DRY,
     OPTIONAL,
     Command,
     Setup,
     Step,
+    checkpoint_of,
     model_of,
     modules_here,
+    stages_of,
     steps_of,
 )
-from flowerseg_bench.gpu.run import Ended, run_steps
+from flowerseg_bench.gpu.probe import difference, networks_on, probe_into
+from flowerseg_bench.gpu.run import Ended, Processes, StepRunner, environment_for
+from flowerseg_bench.gpu.summary import summary_of
 from flowerseg_bench.results import Measurement, Quality, Results, Row, Scenario
 from flowerseg_bench.stats import latency, throughput
 
-SETUP = Setup(
-    Path("flowers"), Path("out"), Path("work"), photos=Path("photos"), modules=tuple(OPTIONAL)
-)
+SETUP = Setup(Path("flowers"), Path("photos"), Path("work"), modules=tuple(OPTIONAL))
+OTHERS = ("pytest", "pip", "torch.utils.collect_env")
+"""Commands of a plan that are not this project's own."""
 
 
-def commands() -> Iterator[Command]:
-    for step in steps_of(SETUP):
+def commands(setup: Setup = SETUP) -> Iterator[Command]:
+    for step in steps_of(setup):
         yield from step.commands()
 
 
@@ -59,31 +73,66 @@ def parsed(command: Command) -> click.Context:
         return found.make_context(name, arguments, parent=parent)
 
 
-def test_every_command_is_one_that_the_project_has() -> None:
-    own = [c for c in commands() if c.arguments[0] != "pytest"]
-    assert len(own) > 40
+@pytest.mark.parametrize("setup", [SETUP, replace(SETUP, device="cpu", scale=DRY)])
+def test_every_command_is_one_that_the_project_has(setup: Setup) -> None:
+    own = [c for c in commands(setup) if c.arguments[0] not in OTHERS]
+    assert len(own) > 20
     for command in own:
         parsed(command)
 
 
+def test_nothing_needs_a_gpu_in_a_dry_run() -> None:
+    words = {
+        word for c in commands(replace(SETUP, device="cpu", scale=DRY)) for word in c.arguments
+    }
+    assert not words & {"pytorch-fp16", "torch-compile-fp16", "--fp16", "cuda"}
+
+
+def test_steps_have_names_of_their_own_and_what_is_timed_runs_alone() -> None:
+    names = [step.name for step in steps_of(SETUP)]
+    assert len(set(names)) == len(names)
+    timed = ("bench-", "files-", "compiled-", "profile-", "probe", "folder")
+    for stage in stages_of(SETUP):
+        assert len(stage) == 1 or not any(step.name.startswith(timed) for step in stage)
+
+
+def test_first_part_fits_the_first_command_and_most_important_comes_first() -> None:
+    """The stages up to ResNet-101's table and the probe, each for as long as its longest step."""
+    order = [step.name for step in steps_of(SETUP)]
+    assert order.index("train-resnet101-224") < order.index("bench-resnet101-224")
+    assert order.index("probe") < order.index("bench-mobilenet_v3-224")
+    until = next(n for n, stage in enumerate(stages_of(SETUP)) if stage[0].name == "probe")
+    slowest = [max(step.limit_s for step in stage) for stage in stages_of(SETUP)[:until]]
+    assert sum(slowest) <= 600
+
+
 def test_network_is_trained_only_where_it_has_no_checkpoint(tmp_path: Path) -> None:
-    setup = replace(SETUP, work=tmp_path, networks=("resnet50",), sizes=(224,))
-    (models,) = [step for step in steps_of(setup) if step.name == "models-resnet50-224"]
-    assert models.commands()[0].arguments[1] == "train"
-    (tmp_path / "resnet50-224").mkdir()
-    (tmp_path / "resnet50-224/best.pt").write_bytes(b"")
-    assert [c.arguments[1] for c in models.commands()] == ["export"] * 4 + ["verify"] * 2
+    setup = replace(SETUP, work=tmp_path)
+    (train,) = [step for step in steps_of(setup) if step.name == "train-resnet50-224"]
+    assert train.commands()[0].arguments[1] == "train"
+    checkpoint = checkpoint_of(setup, "resnet50-224")
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"")
+    assert train.commands() == ()
 
 
-def test_bench_has_a_row_for_what_was_exported_alone(tmp_path: Path) -> None:
-    setup = replace(SETUP, work=tmp_path, networks=("resnet50",), sizes=(224,))
+def test_bench_has_rows_for_the_models_that_were_exported(tmp_path: Path) -> None:
+    setup = replace(SETUP, work=tmp_path)
     (bench,) = [step for step in steps_of(setup) if step.name == "bench-resnet50-224"]
-    checkpoint = tmp_path / "resnet50-224/best.pt"
-    checkpoint.parent.mkdir()
-    model_of(checkpoint, "onnx").write_bytes(b"")
-    (command,) = bench.commands()
-    models = [word for word in command.arguments if word.startswith(str(tmp_path))]
-    assert models == [str(checkpoint), str(checkpoint.parent / "fp16.onnx")]
+    checkpoint = checkpoint_of(setup, "resnet50-224")
+    checkpoint.parent.mkdir(parents=True)
+    package = model_of(setup, "resnet50-224", "pt2")
+    package.write_bytes(b"")
+
+    def opened(command: Command) -> list[str]:
+        words = command.arguments
+        return list(words[2 : words.index("--reference")])
+
+    both, without_graphs, eager = bench.commands()
+    assert opened(both) == opened(without_graphs) == [str(checkpoint), str(package)]
+    assert opened(eager) == [str(checkpoint)]
+    graphs = [c.arguments[c.arguments.index("--cuda-graph") + 1] for c in bench.commands()]
+    assert graphs == ["both", "off", "off"]
 
 
 def test_what_is_missing_is_left_out_and_told() -> None:
@@ -91,12 +140,10 @@ def test_what_is_missing_is_left_out_and_told() -> None:
     told = finding_of(setup, []).notes
     assert told == (
         'tensorrt is not installed for a GPU, so no row uses it: pip install "flowerseg[tensorrt]"',
-        'tensorrt_rtx is not installed for a GPU, so no row uses it: pip install "flowerseg[rtx]"',
     )
     kinds = {
         command.arguments[command.arguments.index("--to") + 1]
-        for step in steps_of(setup)
-        for command in step.commands()
+        for command in commands(setup)
         if "--to" in command.arguments
     }
     assert kinds == {"pt2", "onnx"}
@@ -120,52 +167,170 @@ def test_onnx_runtime_that_does_not_load_is_missing(monkeypatch: pytest.MonkeyPa
 # --- steps ---
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Commands succeed unless they are called `bad`."""
-    seen: list[str] = []
+class Toys:
+    """Commands that end at once: `bad` fails, `slow` takes a minute of the clock."""
 
-    def succeeds(command: Command, log: int) -> bool:
-        seen.append(command.arguments[0])
-        return command.arguments[0] != "bad"
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.seen: list[str] = []
+        self.limits_s: list[float] = []
+        self.is_stopped = False
 
-    monkeypatch.setattr(running, "_succeeds", succeeds)
-    return seen
+    def clock(self) -> float:
+        return self.now_s
+
+    def run(self, command: Command, log: int, limit_s: float) -> int | None:
+        self.seen.append(command.arguments[0])
+        self.limits_s.append(limit_s)
+        if command.arguments[0] == "slow":
+            self.now_s += min(60.0, limit_s)
+            return 0 if limit_s >= 60 else None
+        return int(command.arguments[0] == "bad")
+
+    def stop(self) -> None:
+        self.is_stopped = True
+
+    def run_steps(self, folder: Path, steps: list[Step], seconds: float = 1000.0) -> list[Ended]:
+        self.seen, self.limits_s = [], []
+        runner = StepRunner(folder, self, seconds, clock=self.clock)
+        return runner.run_stages([(step,) for step in steps])
 
 
-def step(name: str, *commands: Command) -> Step:
-    return Step(name, lambda: commands)
+def step(name: str, *words: str, **options: object) -> Step:
+    made = tuple(Command((word,)) for word in words)
+    return replace(Step(name, lambda: made), **options)  # type: ignore[arg-type]  # fields by name
 
 
-def test_step_that_fails_ends_and_the_others_go_on(asked: list[str], tmp_path: Path) -> None:
-    steps = [
-        step("a", Command(("bad",)), Command(("never",))),
-        step("b", Command(("bad",), may_fail=True), Command(("good",))),
-    ]
-    ended = run_steps(steps, tmp_path, clock=lambda: 0.0)
+def test_step_that_fails_ends_and_the_others_go_on(tmp_path: Path) -> None:
+    toys = Toys()
+    may_fail = Step("b", lambda: (Command(("bad",), may_fail=True), Command(("good",))))
+    ended = toys.run_steps(tmp_path, [step("a", "bad", "never"), may_fail])
     assert ended == [Ended("a", ("bad",), False, 0.0), Ended("b", ("bad",), True, 0.0)]
-    assert asked == ["bad", "bad", "good"]
+    assert toys.seen == ["bad", "bad", "good"]
 
 
-def test_next_call_does_what_is_not_done(asked: list[str], tmp_path: Path) -> None:
-    steps = [step("a", Command(("good",))), step("b", Command(("bad",)))]
-    first = run_steps(steps, tmp_path, clock=lambda: 0.0)
-    del asked[:]
-    assert run_steps(steps, tmp_path, clock=lambda: 0.0) == first
-    assert asked == ["bad"]
+def test_of_alternatives_the_first_that_succeeds_is_enough(tmp_path: Path) -> None:
+    toys = Toys()
+    steps = [
+        step("a", "bad", "good", "never", is_one_enough=True),
+        step("b", "bad", "bad", is_one_enough=True),
+    ]
+    ended = toys.run_steps(tmp_path, steps)
+    assert [each.is_done for each in ended] == [True, False]
+    assert toys.seen == ["bad", "good", "bad", "bad"]
 
 
-def test_no_step_begins_when_the_time_is_over(asked: list[str], tmp_path: Path) -> None:
-    ticks = iter([0.0, 0.0, 0.0, 70.0, 70.0])
-    steps = [step("a", Command(("good",))), step("b", Command(("good",)))]
-    ended = run_steps(steps, tmp_path, begin_within_s=60.0, clock=lambda: next(ticks))
-    assert [each.name for each in ended] == ["a"]
+def test_next_call_does_what_is_not_done(tmp_path: Path) -> None:
+    toys = Toys()
+    steps = [step("a", "good"), step("b", "bad")]
+    first = toys.run_steps(tmp_path, steps)
+    assert toys.run_steps(tmp_path, steps) == first
+    assert toys.seen == ["bad"]
+
+
+def test_step_has_its_own_limit_and_no_more_than_is_left(tmp_path: Path) -> None:
+    toys = Toys()
+    steps = [
+        step("a", "slow", "slow", limit_s=100.0),  # the second is killed after 40 seconds
+        step("b", "good", limit_s=150.0),
+        step("c", "good", limit_s=151.0),
+        step("d", "good", limit_s=30.0),
+    ]
+    ended = toys.run_steps(tmp_path, steps, seconds=150.0)
+    assert toys.limits_s == [100.0, 40.0, 50.0, 30.0]
+    assert [each.is_done for each in ended] == [False, True, False, True]
+    assert not ended[2].is_begun  # 50 seconds are less than a third of 151
+    assert not (tmp_path / "c").exists()
+    assert "killed: its time was over" in (tmp_path / "a/log.txt").read_text()
+
+
+def test_steps_of_a_stage_run_at_the_same_time(tmp_path: Path) -> None:
+    meeting = Barrier(2)
+
+    class Meeting(Toys):
+        def run(self, command: Command, log: int, limit_s: float) -> int | None:
+            meeting.wait(timeout=60)  # or the second one would never come
+            return 0
+
+    calls: list[int] = []
+    runner = StepRunner(tmp_path, Meeting(), 1000.0, after_step=lambda: calls.append(1))
+    ended = runner.run_stages([(step("a", "good"), step("b", "good"))])
+    assert [each.is_done for each in ended] == [True, True]
+    assert len(calls) == 2
+
+
+def test_commands_end_where_the_run_is_interrupted(tmp_path: Path) -> None:
+    class Interrupted(Toys):
+        def run(self, command: Command, log: int, limit_s: float) -> int | None:
+            raise KeyboardInterrupt
+
+    toys = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        toys.run_steps(tmp_path, [step("a", "good"), step("b", "good")])
+    assert toys.is_stopped
     assert not (tmp_path / "b").exists()
 
 
+def write_module(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> Command:
+    """A command that runs `code`."""
+    (folder / "toy_command.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return Command(("toy_command",))
+
+
+CHILD_THAT_STAYS = """
+import pathlib, subprocess, sys, time
+child = subprocess.Popen(["sleep", "600"])
+pathlib.Path(sys.argv[0]).with_name("child").write_text(str(child.pid))
+print("started", flush=True)
+time.sleep({seconds})
+"""
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process computes; one that ended and that nobody has waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def ends(pid: int) -> bool:
+    for _ in range(500):
+        if not is_running(pid):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize(("seconds", "code"), [(600, None), (0, 0)])
+def test_what_a_command_started_ends_with_it(
+    seconds: int, code: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its limit, and where it ends by itself and leaves a worker behind."""
+    command = write_module(tmp_path, monkeypatch, CHILD_THAT_STAYS.format(seconds=seconds))
+    processes = Processes(environment_for(SETUP))
+    with (tmp_path / "log").open("w") as log:
+        assert processes.run(command, log.fileno(), 600.0 if code == 0 else 5.0) == code
+    assert (tmp_path / "log").read_text() == "started\n"
+    assert ends(int((tmp_path / "child").read_text()))
+
+
+def test_nothing_is_begun_once_the_run_was_stopped(tmp_path: Path) -> None:
+    processes = Processes({})
+    processes.stop()
+    with (tmp_path / "log").open("w") as log:
+        assert processes.run(Command(("this",)), log.fileno(), 10.0) is None
+    assert (tmp_path / "log").read_text() == ""
+
+
 def test_command_leaves_what_it_said_and_how_it_ended(tmp_path: Path) -> None:
-    steps = [step("a", Command(("flowerseg", "no-such-command")))]
-    (ended,) = run_steps(steps, tmp_path)
+    runner = StepRunner(tmp_path, Processes(environment_for(SETUP)), 600.0)
+    (ended,) = runner.run_stages(
+        [(Step("a", lambda: (Command(("flowerseg", "no-such-command")),)),)]
+    )
     log = (tmp_path / "a/log.txt").read_text()
     assert not ended.is_done
     assert log.startswith("$ flowerseg no-such-command\n")
@@ -173,22 +338,119 @@ def test_command_leaves_what_it_said_and_how_it_ended(tmp_path: Path) -> None:
     assert log.endswith("exit code 2\n\n")
 
 
-def test_steps_are_listed_and_a_strange_one_is_refused(tmp_path: Path) -> None:
-    options = ["run", "--data", "flowers", "--out", str(tmp_path)]
-    listed = CliRunner().invoke(main, [*options, "--list", "--network", "resnet50"])
+def test_stages_are_listed_and_a_strange_step_is_refused() -> None:
+    listed = CliRunner().invoke(main, ["run", "--list", "--dry-run"])
     assert listed.exit_code == 0, listed.output
-    assert listed.stdout.split() == [
-        "facts",
-        "tests",
-        "models-resnet50-224",
-        "bench-resnet50-224",
-        "profile-resnet50-224",
-        "models-resnet50-520",
-        "bench-resnet50-520",
-    ]
-    strange = CliRunner().invoke(main, [*options, "--steps", "facts,dinner"])
+    assert "bench-resnet101-64" in listed.stdout.splitlines()
+    chosen = CliRunner().invoke(
+        main, ["run", "--list", "--dry-run", "--steps", "facts,tests,probe"]
+    )
+    assert chosen.stdout.splitlines() == ["tests + facts", "probe"]
+    strange = CliRunner().invoke(main, ["run", "--list", "--steps", "facts,dinner"])
     assert strange.exit_code == 2
     assert "no step 'dinner'" in strange.stderr
+
+
+def test_photos_that_are_not_packed_are_asked_for(tmp_path: Path) -> None:
+    options = ["--dry-run", "--data", str(tmp_path / "none"), "--work", str(tmp_path / "work")]
+    result = CliRunner().invoke(main, ["run", *options])
+    assert result.exit_code == 2
+    assert "pack" in result.stderr
+
+
+def test_run_leaves_an_archive_the_figures_and_a_summary(
+    painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = Step("probe", lambda: (Command(("platform",)),))
+    monkeypatch.setattr("flowerseg_bench.gpu.plan.stages_of", lambda _: [(probe,)])
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    options = ["--dry-run", "--data", str(painted), "--photos", str(painted / "jpg")]
+    result = CliRunner().invoke(main, ["run", *options, "--work", str(tmp_path / "work")])
+    assert result.exit_code == 0, result.output
+    assert "== probe" in result.stdout
+    assert "resnet101-64 on a GPU: it was not measured." in result.stdout
+    with tarfile.open(tmp_path / "out/results.tar.gz") as archive:
+        names = archive.getnames()
+    assert {"results/RESULT.md", "results/probe/log.txt", "results/probe/STEP.json"} <= set(names)
+    assert "models/mobilenet_v3-64/best.pt.json" in names  # the shipped model, copied
+    assert not [name for name in names if name.endswith(".pt")]
+
+
+def test_summary_ends_with_the_verdict_of_the_tests(tmp_path: Path) -> None:
+    setup = replace(SETUP, work=tmp_path)
+    table = setup.results / "bench-resnet101-224"
+    table.mkdir(parents=True)
+    (table / "summary.md").write_text(
+        "# bench\n\n- note\n\n| a | b |\n|--|--|\n| 1 | 2 |\n\nrest\n"
+    )
+    (setup.results / "tests").mkdir()
+    (setup.results / "tests/log.txt").write_text("x\n" * 50 + "3 passed\nexit code 0\n\n")
+    lines = summary_of(setup).splitlines()
+    assert lines[:4] == ["== bench-resnet101-224", "| a | b |", "|--|--|", "| 1 | 2 |"]
+    assert lines[-2:] == ["3 passed", "exit code 0"]
+
+
+# --- what travels ---
+
+
+def test_packed_photos_are_the_same_data_set(painted: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos/inside").mkdir(parents=True)
+    write_jpeg(tmp_path / "photos/inside/a.jpg", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "photos/notes.txt").write_text("not a photo")
+    copied = pack_photos(painted, tmp_path / "photos", tmp_path / "packed")
+    for split in ("train", "val"):
+        packed = open_photos(tmp_path / "packed/data", split)
+        assert packed.fingerprint == open_photos(painted, split).fingerprint
+    files = [path for path in (tmp_path / "packed").rglob("*") if path.is_file()]
+    assert copied == sum(path.stat().st_size for path in files)
+    assert [p.name for p in files if "photos" in p.parts] == ["a.jpg"]
+    assert len(files) < sum(path.is_file() for path in painted.rglob("*"))  # no test photos
+
+
+def test_archive_holds_results_without_models_caches_and_temporary_folders(
+    tmp_path: Path,
+) -> None:
+    kept = ["results/a/log.txt", "models/n/best.pt.json"]
+    left = ["models/n/best.pt", "cache/x.json", "results/a/.bench-1/x.json", "results/a/m.png"]
+    for name in kept + left:
+        (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / name).write_text(name)
+    for _ in range(2):  # it replaces the one before
+        pack_results(tmp_path / "work", tmp_path / "out/results.tar.gz")
+    with tarfile.open(tmp_path / "out/results.tar.gz") as archive:
+        assert sorted(archive.getnames()) == sorted(kept)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.tar.gz"]
+
+
+# --- probe ---
+
+
+def test_fused_network_computes_what_the_eager_one_does(tmp_path: Path) -> None:
+    lines: list[str] = []
+    probe_into(tmp_path, 60.0, "cpu", on_line=lines.append)
+    found = json.loads((tmp_path / "probe.json").read_text())["difference from FP32"]
+    assert found["fused_levels"] < 0.5
+    assert found["spread_levels"] > 30  # or equal bytes would mean nothing
+    assert len(lines) == 1
+
+
+def test_fused_network_in_half_rounds_as_the_eager_one_in_half() -> None:
+    """What runs on the GPU, by the CPU's own kernels of half precision."""
+    networks = networks_on("cpu", Architecture.RESNET50, (64, 64), is_half=True)
+    found = difference(networks, "cpu", (64, 64))
+    eager, fused = found["eager_levels"], found["fused_levels"]
+    assert isinstance(eager, float)
+    assert eager > 0
+    assert fused == pytest.approx(eager, rel=0.2)
+
+
+@pytest.mark.parametrize("has_addend", [False, True])
+def test_joint_call_of_cudnn_takes_these_arguments(has_addend: bool) -> None:
+    """Without a GPU torch finds no kernel; an argument that is wrong it would refuse before."""
+    fused = FusedConvolution(torch.nn.Conv2d(4, 8, 3, padding=1, bias=True), torch.float32)
+    features = torch.zeros((1, 4, 5, 5))
+    with pytest.raises(NotImplementedError, match="cudnn_convolution"):
+        fused.in_one_call(features, torch.zeros((1, 8, 5, 5)) if has_addend else None)
 
 
 def test_profile_names_what_takes_the_time(checkpoint: Path, tmp_path: Path) -> None:
@@ -318,20 +580,24 @@ def test_without_a_proved_row_nothing_is_met(tiny_results: Results) -> None:
 
 
 def test_finding_holds_the_steps_and_the_figures(tmp_path: Path, tiny_results: Results) -> None:
-    folder = tmp_path / "bench-resnet101-224"
-    folder.mkdir()
-    (folder / "results.json").write_text(tiny_results.to_json())
-    finding = finding_of(replace(SETUP, out=tmp_path), [Ended("facts", ("x",), False, 2.0)])
-    assert finding.notes[0] == "facts: FAILED in 2 s; failed: x"
+    setup = replace(SETUP, work=tmp_path)
+    for table in ("bench-resnet101-224", "folder"):
+        (setup.results / table).mkdir(parents=True)
+    (setup.results / "bench-resnet101-224/results.json").write_text(tiny_results.to_json())
+    late = Ended("probe", (), is_done=False, seconds=0.0, is_begun=False)
+    finding = finding_of(setup, [Ended("facts", ("x",), False, 2.0), late])
+    assert finding.notes[:2] == (
+        "facts: FAILED in 2 s; failed: x",
+        "probe: not begun, too little time was left",
+    )
     assert json.dumps(finding.raw)
     assert len(finding.table.rows) == 7
     assert finding.table.rows[-1][1:4] == ("not measured", "at least 0.9", "-")
 
-    (tmp_path / "folder").mkdir()
     speed = {"runtime": "pytorch-fp16 2.11 on H200", "batch": 64}
     told = json.dumps({"shares": [0.93], "speeds": [speed]})
-    (tmp_path / "folder/RESULT.json").write_text(told)
-    finding = finding_of(replace(SETUP, out=tmp_path), [])
+    (setup.results / "folder/RESULT.json").write_text(told)
+    finding = finding_of(setup, [])
     assert finding.table.rows[-1] == (
         "file to mask over engine and transfers",
         "0.93",

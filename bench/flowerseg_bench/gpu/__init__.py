@@ -1,1 +1,1 @@
-"""What is measured on a GPU, in steps that a time limit cannot take back: see `plan`."""
+"""A quarter of an hour on a GPU: `plan` says what is done, `run` does it, `pack` brings it home."""

@@ -1,12 +1,12 @@
-"""What the benches on a GPU come to, against the bars that the project set itself."""
+"""What the tables of a GPU come to, against the bars that the project set itself."""
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowerseg_bench.boundaries import Boundary
-from flowerseg_bench.gpu.plan import FOLDER, Setup, missing
+from flowerseg_bench.gpu.plan import Setup, missing, name_of
 from flowerseg_bench.gpu.run import Ended, in_words
 from flowerseg_bench.record import JSON, Finding, table_of
 from flowerseg_bench.results import Measurement, Quality, Results, Row, Scenario, read_results
@@ -33,31 +33,42 @@ class Figure:
 
 
 def finding_of(setup: Setup, ended: Sequence[Ended]) -> Finding:
-    """The figures of ResNet-101 at 224, and how each step ended."""
-    file = setup.out / "bench-resnet101-224" / "results.json"
-    folder = _folder_figure(setup.out / FOLDER / JSON)
-    figures = [*figures_of(read_results(file)), folder] if file.exists() else [folder]
+    """The figures of ResNet-101 at the smaller size, and how each step ended."""
+    name = name_of(setup, "resnet101")
+    main = _figures_in(setup.results / f"bench-{name}")
+    folder = _folder_figure(setup.results / "folder" / JSON)
+    compiled = [
+        replace(figure, what=f"{figure.what}, torch.compile beside")
+        for figure in _figures_in(setup.results / f"compiled-{name}")
+    ]
+    figures = [*main, folder]
     met = sum(figure.is_met for figure in figures)
-    told = f"{met} of {len(figures)} bars are met" if file.exists() else "it was not measured"
+    state = f"{met} of {len(figures)} bars are met" if main else "it was not measured"
     steps = tuple(f"{each.name}: {in_words(each)}" for each in ended)
     lacking = tuple(
-        f"{name} is not installed for a GPU, so no row uses it: {line}"
-        for name, line in missing(setup).items()
+        f"{module} is not installed for a GPU, so no row uses it: {line}"
+        for module, line in missing(setup).items()
     )
     return Finding(
-        headline=f"ResNet-101 at 224 on a GPU: {told}",
+        headline=f"{name} on a GPU: {state}",
         table=table_of(
             "On a GPU",
             ("figure", "value"),
-            [figure.cells for figure in figures],
+            [figure.cells for figure in (*figures, *compiled)],
             words=("bar", "state", "by"),
         ),
         notes=(*steps, *lacking),
         raw={
-            "figures": [vars(figure) for figure in figures],
+            "figures": [vars(figure) for figure in (*figures, *compiled)],
             "steps": [vars(each) for each in ended],
         },
     )
+
+
+def _figures_in(folder: Path) -> list[Figure]:
+    """The figures of one run of the bench; none where it left no results."""
+    file = folder / "results.json"
+    return figures_of(read_results(file)) if file.exists() else []
 
 
 def figures_of(results: Results) -> list[Figure]:

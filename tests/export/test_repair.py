@@ -1,6 +1,5 @@
 """Repair keeps what must stay in FP32, all of it and nothing else, and asks seldom."""
 
-import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -8,7 +7,6 @@ from math import ceil, log2
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +19,7 @@ from flowerseg.model import FlowerNet, specialised
 from flowerseg_export.cli import export
 from flowerseg_export.config import ExportConfig, rebuild_command
 from flowerseg_export.repair import Repaired, islands_of, least_islands, repair
+from tests.loud import louder
 
 LETTERS = "abcdefgh"
 
@@ -86,24 +85,10 @@ def photos(val_photos: PhotoSet) -> PhotoSet:
     return val_photos.limited(2)
 
 
-LOUD = 2.0**18
-
-
 @pytest.fixture
 def loud(small_network: FlowerNet, reference: Artifact, tmp_path: Path) -> Artifact:
-    """A checkpoint that computes the same function, in which two ReLUs give values beyond half.
-
-    The convolution before each of them is that much louder, and the one after it that much softer.
-    """
-    network = copy.deepcopy(small_network)
-    backbone, aspp = network.backbone["3"].block, network.classifier[0]
-    branch, below, above = aspp.convs[2], 2 * 256, 3 * 256  # where the branch enters the projection
-    with torch.no_grad():
-        for normalisation in (backbone[0][1], branch[1]):
-            normalisation.weight *= LOUD
-            normalisation.bias *= LOUD
-        backbone[1][0].weight /= LOUD
-        aspp.project[0].weight[:, below:above] /= LOUD
+    """A checkpoint that computes the same function, in which two ReLUs give values beyond half."""
+    network = louder(small_network, "backbone.3.block.0", "classifier.0.convs.2")
     return save_checkpoint(tmp_path / "loud.pt", network, reference.manifest)
 
 

@@ -163,11 +163,11 @@ def scaled_by_255(model: onnx.ModelProto) -> None:
 
 
 def rounded_for_floored(model: onnx.ModelProto) -> None:
-    _insert_before(model, _node(model, "Cast", last=True), "Round")
+    _node(model, "Floor").op_type = "Round"
 
 
 def pooled_branch_missing(model: onnx.ModelProto) -> None:
-    for part in ("weight", "weight_bias"):
+    for part in ("weight", "bias"):
         _edit(model, f"classifier.0.convs.4.1.{part}", np.zeros_like)
 
 

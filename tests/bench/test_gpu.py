@@ -220,12 +220,26 @@ def test_of_alternatives_the_first_that_succeeds_is_enough(tmp_path: Path) -> No
     assert toys.seen == ["bad", "good", "bad", "bad"]
 
 
-def test_next_call_does_what_is_not_done(tmp_path: Path) -> None:
+def test_next_call_does_not_repeat_what_would_end_in_the_same_way(tmp_path: Path) -> None:
     toys = Toys()
-    steps = [step("a", "good"), step("b", "bad")]
+    steps = [step("a", "good"), step("b", "bad"), step("c", "slow", limit_s=50.0)]
     first = toys.run_steps(tmp_path, steps)
+    assert [each.is_final for each in first] == [True, True, True]
     assert toys.run_steps(tmp_path, steps) == first
+    assert toys.seen == []
+    again = StepRunner(tmp_path, toys, 1000.0, is_repeating=True, clock=toys.clock)
+    again.run_stages([tuple(steps[:2])])
     assert toys.seen == ["bad"]
+
+
+def test_next_call_repeats_what_was_cut_short_or_not_begun(tmp_path: Path) -> None:
+    toys = Toys()
+    steps = [step("a", "slow", limit_s=100.0), step("b", "good")]
+    first = toys.run_steps(tmp_path, steps, seconds=45.0)
+    assert [(each.is_begun, each.is_final) for each in first] == [(True, False), (False, False)]
+    second = toys.run_steps(tmp_path, steps)
+    assert toys.seen == ["slow", "good"]
+    assert [each.is_done for each in second] == [True, True]
 
 
 def test_step_has_its_own_limit_and_no_more_than_is_left(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def pack(data: Path, photos: Path, out: Path) -> None:
     "--work",
     type=_PATH,
     show_default="flowerseg-gpu in the system's folder for temporary files",
-    help="Gets results, models and caches. Steps that are done there are not done again.",
+    help="Gets results, models and caches. Steps that ended there are not done again.",
 )
 @click.option(
     "--seconds",
@@ -58,7 +58,7 @@ def pack(data: Path, photos: Path, out: Path) -> None:
     show_default="$OUT, else the work folder",
     help="Gets results.tar.gz, anew after every step.",
 )
-@click.option("--steps", help="Only these, by name, with commas between.")
+@click.option("--steps", help="Only these, by name, with commas between; again if they failed.")
 @click.option("--list", "is_listed", is_flag=True, help="Name the steps and end; + joins a stage.")
 @click.option("--device", default="cuda", show_default=True, metavar="cuda[:N]")
 @click.option(
@@ -78,7 +78,7 @@ def run(
     device: str,
     is_dry: bool,
 ) -> None:
-    """Do all steps that are not done yet, then set the figures beside their bars."""
+    """Do all steps that have not ended before, then set the figures beside their bars."""
     from flowerseg_bench.gpu.plan import DRY, REAL, Setup, modules_here, stages_of
 
     folder = work or Path(tempfile.gettempdir()) / (
@@ -96,7 +96,8 @@ def run(
     if is_listed:
         click.echo("\n".join(" + ".join(step.name for step in stage) for stage in stages))
         return
-    if not _run_plan(setup, stages, seconds, (archive_in or setup.work).resolve()):
+    archive = (archive_in or setup.work).resolve()
+    if not _run_plan(setup, stages, seconds, archive, is_repeating=steps is not None):
         raise click.exceptions.Exit(1)
 
 
@@ -147,7 +148,14 @@ def _chosen(stages: "list[Stage]", names: str | None) -> "list[Stage]":
     return [stage for stage in kept if stage]
 
 
-def _run_plan(setup: "Setup", stages: "list[Stage]", seconds: float, archive_in: Path) -> bool:
+def _run_plan(
+    setup: "Setup",
+    stages: "list[Stage]",
+    seconds: float,
+    archive_in: Path,
+    *,
+    is_repeating: bool,
+) -> bool:
     """Run the stages and print what came of them; whether all steps are done."""
     from flowerseg.backends.device import resolve_device
     from flowerseg_bench.gpu.figures import finding_of
@@ -182,6 +190,7 @@ def _run_plan(setup: "Setup", stages: "list[Stage]", seconds: float, archive_in:
         setup.results,
         Processes(environment_for(setup)),
         seconds,
+        is_repeating=is_repeating,
         on_step=say,
         after_step=keep_results,
     )

@@ -37,6 +37,12 @@ class Ended:
     is_done: bool
     seconds: float
     is_begun: bool = True
+    is_cut: bool = False  # killed before its own limit, because the time for all steps was over
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another attempt would end in the same way."""
+        return self.is_done or (self.is_begun and not self.is_cut)
 
 
 class Runner(Protocol):
@@ -121,6 +127,7 @@ class StepRunner:
         results: gets a folder for each step, with STEP.json and log.txt.
         runner: runs their commands.
         seconds: for all stages together.
+        is_repeating: run steps again that failed before, and not only those that were cut short.
         clock: in seconds.
         on_step: called with a line whenever a step begins or ends.
         after_step: called after every step, by one thread at a time.
@@ -132,12 +139,14 @@ class StepRunner:
         runner: Runner,
         seconds: float,
         *,
+        is_repeating: bool = False,
         clock: Clock = wall_clock,
         on_step: Callable[[str], None] = lambda _: None,
         after_step: Callable[[], None] = lambda: None,
     ) -> None:
         self._results = results
         self._runner = runner
+        self._is_repeating = is_repeating
         self._clock = clock
         self._began = clock()
         self._end = self._began + seconds
@@ -146,7 +155,7 @@ class StepRunner:
         self._one_at_a_time = Lock()
 
     def run_stages(self, stages: Sequence[Stage]) -> list[Ended]:
-        """Run the steps of each stage side by side; those that are done already stay as they are.
+        """Run the steps of each stage side by side, but for those that ended in an earlier call.
 
         Returns:
             How each step ended, now or in an earlier call, in the order of the plan.
@@ -167,8 +176,9 @@ class StepRunner:
 
     def _run_step(self, step: Step) -> Ended:
         folder = self._results / step.name
-        if before := _done_before(folder):
-            self._say(f"{step.name}: done before")
+        before = _ended_before(folder)
+        if before and (before.is_done or (before.is_final and not self._is_repeating)):
+            self._say(f"{step.name}: {in_words(before)} before")
             return before
         left_s = self._end - self._clock()
         if left_s < LEAST_SHARE * step.limit_s:
@@ -186,24 +196,31 @@ class StepRunner:
         folder.mkdir(parents=True, exist_ok=True)
         began = self._clock()
         failed: list[str] = []
-        is_done = True
+        is_done, is_killed = True, False
         with (folder / LOG).open("w", encoding="utf-8") as log:
             for command in step.commands():
                 left_s = began + limit_s - self._clock()
-                is_done = self._succeeds(command, log.fileno(), left_s)
+                code = self._exit_code(command, log.fileno(), left_s)
+                is_done, is_killed = code == 0, code is None
                 if not is_done:
                     failed.append(" ".join(command.arguments[:3]))
                     is_done = command.may_fail
                 if is_done is step.is_one_enough:
                     break
-        return Ended(step.name, tuple(failed), is_done, round(self._clock() - began, 1))
+        return Ended(
+            name=step.name,
+            failed=tuple(failed),
+            is_done=is_done,
+            seconds=round(self._clock() - began, 1),
+            is_cut=is_killed and not is_done and limit_s < step.limit_s,
+        )
 
-    def _succeeds(self, command: Command, log: int, left_s: float) -> bool:
+    def _exit_code(self, command: Command, log: int, left_s: float) -> int | None:
         os.write(log, f"$ {' '.join(command.arguments)}\n".encode())
         code = self._runner.run(command, log, left_s) if left_s > 0 else None
         how = "killed: its time was over" if code is None else f"exit code {code}"
         os.write(log, f"{how}\n\n".encode())
-        return code == 0
+        return code
 
     def _say(self, line: str) -> None:
         self._on_step(f"{self._clock() - self._began:5.0f} s  {line}")
@@ -241,10 +258,9 @@ def bring_shipped_model(setup: Setup) -> None:
     shutil.copy(shipped_model(), checkpoint)
 
 
-def _done_before(folder: Path) -> Ended | None:
+def _ended_before(folder: Path) -> Ended | None:
     path = folder / STEP
     if not path.exists():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
-    ended = Ended(**content | {"failed": tuple(content["failed"])})
-    return ended if ended.is_done else None
+    return Ended(**content | {"failed": tuple(content["failed"])})

@@ -16,7 +16,7 @@ def summary_of(setup: Setup) -> str:
     parts = {
         f"bench-{main}": _table(setup.results / f"bench-{main}" / "summary.md"),
         "probe": _lines(setup.results / "probe" / LOG)[-40:],
-        "tests": _lines(setup.results / "tests" / LOG)[-12:],
+        "tests": _lines(setup.results / "tests" / LOG)[-8:],
     }
     return "\n".join(f"== {name}\n{_cut(lines)}" for name, lines in parts.items() if lines)
 

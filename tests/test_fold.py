@@ -15,17 +15,17 @@ FRAMES = torch.zeros((1, SIDE, SIDE, 3), dtype=torch.uint8, device="meta")
 
 
 def test_folded_convolution_by_hand() -> None:
-    convolution, normalisation = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, eps=0.0)
+    convolution, normalisation = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, eps=1.0)
     with torch.no_grad():
         convolution.weight.copy_(torch.tensor([3.0, 5.0]).view(2, 1, 1, 1))
         convolution.bias.copy_(torch.tensor([1.0, 2.0]))  # type: ignore[union-attr]  # it has one
         normalisation.running_mean.copy_(torch.tensor([4.0, -6.0]))  # type: ignore[union-attr]
-        normalisation.running_var.copy_(torch.tensor([4.0, 16.0]))  # type: ignore[union-attr]
+        normalisation.running_var.copy_(torch.tensor([3.0, 15.0]))  # type: ignore[union-attr]
         normalisation.weight.copy_(torch.tensor([2.0, 8.0]))
         normalisation.bias.copy_(torch.tensor([0.5, -0.5]))
     network = nn.Sequential(convolution, normalisation)
     fold_batchnorms(network, torch.zeros((1, 1, 2, 2), device="meta"))
-    # weight * gamma / sqrt(var); (bias - mean) * gamma / sqrt(var) + beta
+    # With s = gamma / sqrt(var + eps): weight * s, and (bias - mean) * s + beta.
     assert convolution.weight.flatten().tolist() == [3 * 2 / 2, 5 * 8 / 4]
     assert convolution.bias.tolist() == [(1 - 4) * 1 + 0.5, (2 + 6) * 2 - 0.5]  # type: ignore[union-attr]
     assert isinstance(network[1], FoldedBatchNorm)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Event
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import onnx
 import torch
@@ -71,12 +71,12 @@ def engine_from_onnx(
     trt = import_tensorrt(kind)
     built_for(kind, build, device)
     chosen = resolve_device(device)
-    logger = _collecting_logger(trt)
+    logger = collecting_logger(trt)
     monitor = _progress_monitor(trt, on_progress)
     # The builder takes the CUDA context of the device that is current when it is made.
     with _current(chosen):
-        builder = _constructed(lambda: trt.Builder(logger), "Builder", logger)
-        network = _checked(builder.create_network(_strongly_typed(trt)), "create_network", logger)
+        builder = constructed(lambda: trt.Builder(logger), "Builder", logger)
+        network = checked(builder.create_network(_strongly_typed(trt)), "create_network", logger)
         _parse(trt, network, model, logger)
         config = _config(kind, builder, build or EngineBuild(), logger)
         _flag(trt, config, "TF32", wanted=allow_tf32)
@@ -123,7 +123,7 @@ def _current(device: str) -> AbstractContextManager[Any]:
 
 
 def _parse(trt: ModuleType, network: Any, model: onnx.ModelProto, logger: Any) -> None:
-    parser = _constructed(lambda: trt.OnnxParser(network, logger), "OnnxParser", logger)
+    parser = constructed(lambda: trt.OnnxParser(network, logger), "OnnxParser", logger)
     if parser.parse(model.SerializeToString()):
         return
     said = [_described(parser.get_error(i), model) for i in range(parser.num_errors)]
@@ -145,7 +145,7 @@ def _described(error: Any, model: onnx.ModelProto) -> str:
 
 def _config(kind: Kind, builder: Any, build: EngineBuild, logger: Any) -> Any:
     trt = import_tensorrt(kind)
-    config = _checked(builder.create_builder_config(), "create_builder_config", logger)
+    config = checked(builder.create_builder_config(), "create_builder_config", logger)
     if build.workspace_mib is not None:
         _set_workspace(trt, config, build.workspace_mib * 2**20, logger)
     if build.optimisation_level is not None:
@@ -154,6 +154,10 @@ def _config(kind: Kind, builder: Any, build: EngineBuild, logger: Any) -> Any:
         _set_hardware_level(trt, config, build.hardware, logger)
     _flag(trt, config, "VERSION_COMPATIBLE", wanted=build.version_compatible)
     _flag(trt, config, "REFIT", wanted=build.refittable)
+    # So that --inspect sees kernels, formats and ONNX nodes. No kernel changes; an engine of
+    # TensorRT-RTX 1.7.1 has the same number of bytes. NVTX would repeat it all at every batch
+    # unless the context says otherwise: see `Engine` in flowerseg/backends/trt.py.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if kind is Kind.TENSORRT_RTX and build.compute_capabilities:
         _set_compute_capabilities(trt, config, build.compute_capabilities)
     return config
@@ -213,7 +217,7 @@ def _set_compute_capabilities(trt: ModuleType, config: Any, capabilities: tuple[
 
 
 def _add_profile(builder: Any, config: Any, size_hw: SizeHW, batch: Batch, logger: Any) -> None:
-    profile = _checked(builder.create_optimization_profile(), "create_optimization_profile", logger)
+    profile = checked(builder.create_optimization_profile(), "create_optimization_profile", logger)
     profile.set_shape(
         "images", *((size, *size_hw, 3) for size in (batch.min, batch.opt, batch.max))
     )
@@ -269,7 +273,7 @@ def _built(
     engine = _cancellable(
         lambda: builder.build_serialized_network(network, config), device, monitor
     )
-    return bytes(_checked(engine, "build_serialized_network", logger))
+    return bytes(checked(engine, "build_serialized_network", logger))
 
 
 def _cancellable(build: Callable[[], Any], device: str, monitor: Any) -> Any:
@@ -318,8 +322,19 @@ def _strongly_typed(trt: ModuleType) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _constructed(construct: Callable[[], Any], name: str, logger: Any) -> Any:
-    """pybind11 answers a constructor that gives nothing with a bare TypeError."""
+class Log(Protocol):
+    """What TensorRT said while it worked; `collecting_logger` makes one."""
+
+    def reason(self) -> str:
+        """The errors so far, as one text."""
+
+
+def constructed(construct: Callable[[], Any], name: str, logger: Log) -> Any:
+    """Call a constructor of TensorRT's.
+
+    Raises:
+        ExportError: it gives nothing, which pybind11 reports as a bare TypeError.
+    """
     try:
         return construct()
     except TypeError as error:
@@ -329,14 +344,18 @@ def _constructed(construct: Callable[[], Any], name: str, logger: Any) -> Any:
         ) from error
 
 
-def _checked(result: Any, call: str, logger: Any) -> Any:
-    """TensorRT reports failures by returning None; the reason is in its log."""
+def checked(result: Any, call: str, logger: Log) -> Any:
+    """The result of a call of TensorRT's, which reports failures by returning None.
+
+    Raises:
+        ExportError: it is None, with the reason from the log.
+    """
     if result is None:
         raise ExportError(f"TensorRT's {call} failed: {logger.reason()}")
     return result
 
 
-def _collecting_logger(trt: ModuleType) -> Any:
+def collecting_logger(trt: ModuleType) -> Any:
     """A logger that keeps errors and warnings for messages instead of printing them."""
 
     class Logger(trt.ILogger):  # type: ignore[name-defined,misc]  # the module is chosen at run time

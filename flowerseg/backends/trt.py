@@ -147,6 +147,11 @@ class Engine:
             keys = (manifest.sha256, "rtx", trt.__version__)
             self._cache = RuntimeCache(cache_path("runtime", self.device, *keys), on_notice)
 
+    @property
+    def handle(self) -> Any:
+        """TensorRT's own engine object, for inspection and refit; it does not outlive `self`."""
+        return self._engine
+
     def context(self, *, cuda_graph: bool = False) -> Any:
         """A context with device memory of its own.
 
@@ -160,14 +165,14 @@ class Engine:
         with torch.cuda.device(self.device):
             if self.kind is Kind.TENSORRT_RTX:
                 config = runtime_config(self._trt, self._engine, self._cache, cuda_graph=cuda_graph)
-                return self._required(self._engine.create_execution_context(runtime_config=config))
-            return self._required(self._engine.create_execution_context())
+                return self._ready(self._engine.create_execution_context(runtime_config=config))
+            return self._ready(self._engine.create_execution_context())
 
     def context_without_memory(self) -> Any:
         """A context that runs only after `set_device_memory`. Raises as `context` does."""
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         with torch.cuda.device(self.device):
-            return self._required(self._engine.create_execution_context(strategy))
+            return self._ready(self._engine.create_execution_context(strategy))
 
     def new_memory(self) -> torch.Tensor:
         """Device memory for contexts of this engine that never run at the same time.
@@ -203,9 +208,13 @@ class Engine:
             )
         return engine
 
-    def _required(self, context: Any) -> Any:
+    def _ready(self, context: Any) -> Any:
         if context is None:
             raise self._out_of_memory()
+        # Engines hold detailed information about their layers, for `flowerseg-export --inspect`.
+        # NVTX would annotate every layer of every batch with it: "Building with DETAILED verbosity
+        # will generally increase latency in enqueueV3" (documentation of IExecutionContext).
+        context.nvtx_verbosity = self._trt.ProfilingVerbosity.LAYER_NAMES_ONLY
         return context
 
     def _out_of_memory(self) -> BackendUnavailable:
@@ -233,11 +242,17 @@ class TensorRTBackend:
     TensorRT-RTX may replace kernels while it runs, which a graph captured from outside would not
     notice: it captures its graphs itself.
 
+    Args:
+        engine: what runs.
+        cuda_graph: capture a CUDA graph for each batch size.
+        context: a context of the engine to run in, with a profiler for example, instead of a new
+            one. Captured graphs make their own contexts and do not use it.
+
     Raises:
         BackendUnavailable: there is no memory for the context.
     """
 
-    def __init__(self, engine: Engine, *, cuda_graph: bool = False) -> None:
+    def __init__(self, engine: Engine, *, cuda_graph: bool = False, context: Any = None) -> None:
         is_captured = cuda_graph and engine.kind is not Kind.TENSORRT_RTX
         self._engine: Engine | None = engine  # which may not go before its contexts
         self._batch = DeviceBatch(engine.device)
@@ -245,7 +260,7 @@ class TensorRTBackend:
         self._contexts: _Contexts = (
             _ContextPerSize(engine, self._batch)
             if is_captured
-            else _OneContext(engine.context(cuda_graph=cuda_graph), self._batch)
+            else _OneContext(context or engine.context(cuda_graph=cuda_graph), self._batch)
         )
         self._run = recorded(self._enqueue, self._batch, cuda_graph=is_captured)
         self.info = engine.info

@@ -194,6 +194,11 @@ class _Specialization(Enum):
     EAGER = 1
 
 
+class _Verbosity(Enum):
+    LAYER_NAMES_ONLY = 0
+    DETAILED = 2
+
+
 class _Context:
     """Writes a frame's first byte plus one to every pixel of its mask, as the shape says."""
 
@@ -201,6 +206,7 @@ class _Context:
         self._gpu = gpu
         self.strategy, self.config = strategy, config
         self.memory: tuple[int, int] | None = None
+        self.nvtx_verbosity = _Verbosity.DETAILED  # as the engine was built
         self.state: tuple[Any, ...] = ()
         self._addresses: dict[str, int] = {}
         self._shape: tuple[int, ...] = ()
@@ -341,6 +347,7 @@ class _Gpu:
             Logger=logger,
             Runtime=runtime,
             ExecutionContextAllocationStrategy=_Strategy,
+            ProfilingVerbosity=_Verbosity,
             CudaGraphStrategy=_Graphs,
             DynamicShapesKernelSpecializationStrategy=_Specialization,
         )
@@ -428,6 +435,22 @@ def test_each_captured_graph_has_a_context_and_they_share_memory(gpu: _Gpu, tmp_
     assert {context.strategy for context in gpu.contexts} == {_Strategy.USER_MANAGED}
     ((_, size_bytes),) = {context.memory for context in gpu.contexts if context.memory}
     assert size_bytes == gpu.device_memory_size_v2
+
+
+@pytest.mark.parametrize("kind", [Kind.TENSORRT, Kind.TENSORRT_RTX])
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_nvtx_does_not_annotate_batches_with_all_that_an_engine_knows(
+    gpu: _Gpu, tmp_path: Path, kind: Kind, cuda_graph: bool
+) -> None:
+    run(_opened(tmp_path, kind, cuda_graph=cuda_graph), _frames(1))
+    assert {context.nvtx_verbosity for context in gpu.contexts} == {_Verbosity.LAYER_NAMES_ONLY}
+
+
+def test_backend_runs_in_the_context_that_it_is_given(gpu: _Gpu, tmp_path: Path) -> None:
+    engine = Engine(_file(tmp_path, Kind.TENSORRT))
+    context = engine.context()
+    assert run(TensorRTBackend(engine, context=context), _frames(4))[0, 0, 0] == 5
+    assert gpu.contexts == [context]
 
 
 def test_two_streams_of_graphs_do_not_share_memory(gpu: _Gpu, tmp_path: Path) -> None:

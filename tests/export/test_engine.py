@@ -202,7 +202,7 @@ def test_compute_capability_that_nobody_knows_is_refused_with_those_that_are(
 
 def test_builder_is_asked_for_what_only_a_gpu_can_build() -> None:
     trt = importlib.import_module("tensorrt_rtx")
-    logger = engine_module._collecting_logger(trt)
+    logger = engine_module.collecting_logger(trt)
     build = EngineBuild(version_compatible=True, refittable=True)
     config = engine_module._config(Kind.TENSORRT_RTX, trt.Builder(logger), build, logger)
     assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -298,9 +298,16 @@ def test_setting_that_the_builder_does_not_keep_is_an_error(
     """TensorRT-RTX itself lowers level 9 to 5 without an error."""
     trt = importlib.import_module("tensorrt_rtx")
     monkeypatch.setattr(trt.IBuilderConfig, "set_memory_pool_limit", lambda *_: None)
-    logger = engine_module._collecting_logger(trt)
+    logger = engine_module.collecting_logger(trt)
     with pytest.raises(ExportError, match=option):
         engine_module._config(Kind.TENSORRT_RTX, trt.Builder(logger), build, logger)
+
+
+def test_engine_keeps_what_is_known_about_its_layers() -> None:
+    trt = importlib.import_module("tensorrt_rtx")
+    logger = engine_module.collecting_logger(trt)
+    config = engine_module._config(Kind.TENSORRT_RTX, trt.Builder(logger), EngineBuild(), logger)
+    assert config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
 
 
 def test_builder_that_tensorrt_does_not_give_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,7 +503,7 @@ class _Config:
 
 
 def _logger() -> Any:
-    return engine_module._collecting_logger(importlib.import_module("tensorrt_rtx"))
+    return engine_module.collecting_logger(importlib.import_module("tensorrt_rtx"))
 
 
 def test_timing_cache_is_read_where_there_is_one(tmp_path: Path) -> None:

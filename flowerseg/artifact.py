@@ -5,11 +5,12 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +89,25 @@ class Batch:
 
     def __str__(self) -> str:
         return f"{self.min}:{self.opt}:{self.max}"
+
+
+def whole_range(profiles: Sequence[Batch]) -> Batch:
+    """The batch sizes that the optimisation profiles of an engine take together.
+
+    Its `opt` is that of the last profile, which has the highest throughput.
+
+    Raises:
+        ValueError: there is no profile, or one does not begin right after the one before it.
+    """
+    if not profiles:
+        raise ValueError("an engine needs at least one optimisation profile")
+    for before, after in pairwise(profiles):
+        if after.min != before.max + 1:
+            raise ValueError(
+                f"profiles must follow one another without a gap or an overlap: {after} begins "
+                f"at {after.min}, but {before} ends at {before.max}"
+            )
+    return Batch(profiles[0].min, profiles[-1].opt, profiles[-1].max)
 
 
 @dataclass(frozen=True)
@@ -210,6 +230,14 @@ class EngineBuild:
 
 
 @dataclass(frozen=True)
+class TrtexecCommands:
+    """Command lines of NVIDIA's `trtexec` that build the same engine, and time it."""
+
+    build: str
+    time: tuple[str, ...]  # one for each optimisation profile, at its `opt`
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that must be known before a model file is opened."""
 
@@ -233,6 +261,13 @@ class Manifest:
     created: str = ""
     schema: int = SCHEMA
     selftest: SelfTest | None = None  # None: a model older than it, or one that no photo moves
+    profiles: tuple[Batch, ...] = ()  # of an engine, in its order; empty: one, which is `batch`
+    trtexec: dict[str, TrtexecCommands] = field(default_factory=dict)  # by TensorRT's major version
+
+    @property
+    def ranges(self) -> tuple[Batch, ...]:
+        """The batch sizes of each optimisation profile; empty where a file takes any batch."""
+        return self.profiles or ((self.batch,) if self.batch else ())
 
     @property
     def rules(self) -> FolderRules:

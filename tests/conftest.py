@@ -195,7 +195,7 @@ def rtx_engine(
             fp16_onnx.path,
             out,
             Kind.TENSORRT_RTX,
-            batch=Batch(1, 4, 8),
+            profiles=(Batch(1, 4, 8),),
             reference=checkpoint,
             data=painted,
             device="cpu",

@@ -20,6 +20,7 @@ from flowerseg.artifact import (
     Parent,
     Precision,
     Proof,
+    TrtexecCommands,
     as_parent,
     manifest_path,
     open_artifact,
@@ -28,6 +29,7 @@ from flowerseg.artifact import (
     record_proof,
     require_proof,
     rewrite_manifest,
+    whole_range,
 )
 from flowerseg.errors import ArtifactError
 from flowerseg.preprocess import Preprocess
@@ -48,6 +50,8 @@ FULL = Manifest(
     built_for=BuiltFor("NVIDIA A100", "8.0", "Linux"),
     versions={"tensorrt": "10.12"},
     rebuild="flowerseg-export best.pt",
+    profiles=(Batch(1, 1, 1), Batch(2, 4, 16)),
+    trtexec={"11": TrtexecCommands("trtexec --onnx=a.onnx", ("trtexec --loadEngine=a.engine",))},
 )
 BARE = Manifest(Kind.CHECKPOINT, "deeplabv3_resnet50", Precision.FP32, Preprocess())
 
@@ -63,6 +67,25 @@ def _write(path: Path, content: bytes) -> None:
 def _edit(artifact: Artifact, **fields: Any) -> None:
     path = manifest_path(artifact.path)
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_range_of_several_profiles_is_tuned_where_the_last_one_is() -> None:
+    assert whole_range(FULL.profiles) == Batch(1, 4, 16)
+    assert whole_range([Batch(2, 4, 8)]) == Batch(2, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "ranges"),
+    [
+        (FULL, FULL.profiles),
+        (dataclasses.replace(FULL, profiles=()), (Batch(1, 4, 16),)),
+        (BARE, ()),
+    ],
+)
+def test_file_without_profiles_has_the_one_range_of_its_batches(
+    manifest: Manifest, ranges: tuple[Batch, ...]
+) -> None:
+    assert manifest.ranges == ranges
 
 
 @pytest.mark.parametrize("manifest", [FULL, BARE], ids=["full", "bare"])

@@ -33,10 +33,12 @@ def engine_options(command: F) -> F:
     options = [
         click.option(
             "--batch",
-            default="1:8:64",
+            multiple=True,
+            default=["1:8:64"],
             show_default=True,
             metavar="MIN:OPT:MAX",
-            help="Batch sizes that an engine takes; it is tuned for OPT.",
+            help="Batch sizes that an engine takes; it is tuned for OPT. Repeatable, smallest "
+            "first: each is an optimisation profile with kernels of its own.",
         ),
         click.option("--tf32", is_flag=True, help="TensorRT: compute FP32 in TF32, and say so."),
         click.option(
@@ -187,7 +189,7 @@ def _config(asked: dict[str, Any]) -> "ExportConfig":
             **{name: asked[name] for name in same},
             target=Kind(asked["target"]),
             precision=chosen[0] if chosen else Precision.FP32,
-            batch=_batch(asked["batch"]),
+            profiles=tuple(_batch(text) for text in asked["batch"]),
             build=_engine_build(asked),
             keep_fp32=asked["keep_fp32"],
             repair=asked["repair"],

@@ -15,6 +15,7 @@ from flowerseg.artifact import (
     manifest_path,
     open_artifact,
     read_manifest,
+    whole_range,
 )
 from flowerseg.errors import ArtifactError, ExportError
 from flowerseg_export.int8 import Calibration
@@ -30,7 +31,7 @@ class ExportConfig:
     out: Path
     target: Kind = Kind.ONNX
     precision: Precision = Precision.FP32  # of a checkpoint's export; an ONNX file carries its own
-    batch: Batch = field(default_factory=Batch)
+    profiles: tuple[Batch, ...] = (Batch(),)  # of an engine: batch sizes of each profile
     build: EngineBuild = field(default_factory=EngineBuild)
     keep_fp32: tuple[str, ...] = ()  # globs of modules that FP16 and INT8 leave alone
     repair: bool = False  # add to keep_fp32 what FP16 needs to pass its proof
@@ -44,6 +45,7 @@ class ExportConfig:
     force: bool = False
 
     def __post_init__(self) -> None:
+        whole_range(self.profiles)
         if self.precision is Precision.INT8 and self.target in (Kind.PT2, Kind.CHECKPOINT):
             raise ValueError(f"INT8 is made for ONNX and TensorRT, not for {self.target}")
         if self.precision is Precision.INT8 and self.data is None:
@@ -68,6 +70,11 @@ class ExportConfig:
             )
 
     @property
+    def batch(self) -> Batch:
+        """The batch sizes that an engine takes."""
+        return whole_range(self.profiles)
+
+    @property
     def onnx_path(self) -> Path:
         """Where the ONNX file goes: beside an engine, or it is what was asked for."""
         return self.out.with_suffix(".onnx") if self.target in ENGINES else self.out
@@ -82,7 +89,9 @@ def rebuild_command(config: ExportConfig) -> str:
     if config.precision is Precision.INT8:
         words += ["--calibration", str(config.calibration)]
     if config.target in ENGINES:
-        words += ["--batch", str(config.batch), *_build_options(config.build)]
+        for batch in config.profiles:
+            words += ["--batch", str(batch)]
+        words += _build_options(config.build)
     words += ["--reference", str(config.reference)] if config.reference else []
     words += ["--data", str(config.data), "--split", config.split] if config.data else []
     return shlex.join([*words, "--out", str(config.out), "--force"])
@@ -114,7 +123,7 @@ def config_to_rebuild(engine: Path, **proof: object) -> ExportConfig:
         out=engine,
         target=manifest.kind,
         precision=Precision.TF32 if manifest.precision is Precision.TF32 else Precision.FP32,
-        batch=manifest.batch or Batch(),
+        profiles=manifest.ranges or (Batch(),),
         build=manifest.engine or EngineBuild(),
         force=True,
     )

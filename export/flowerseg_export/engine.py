@@ -5,7 +5,7 @@ Precision lives in the graph, and the engine is strongly typed: TensorRT 11 has 
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -39,7 +39,7 @@ def engine_from_onnx(
     model: onnx.ModelProto,
     kind: Kind,
     size_hw: SizeHW,
-    batch: Batch,
+    profiles: Sequence[Batch],
     build: EngineBuild | None = None,
     *,
     device: str = "auto",
@@ -47,7 +47,7 @@ def engine_from_onnx(
     on_progress: OnProgress = lambda *_: None,
     on_notice: OnNotice = print_notice,
 ) -> bytes:
-    """Build an engine for batches of `batch.min` to `batch.max`, tuned for `batch.opt`.
+    """Build an engine with an optimisation profile for each range of batch sizes.
 
     TensorRT tries kernels on the GPU that it builds for, and keeps their times in the user's
     cache folder; TensorRT-RTX compiles ahead of time and needs no GPU. Ctrl-C cancels the build.
@@ -56,7 +56,7 @@ def engine_from_onnx(
         model: a graph that carries its own precision.
         kind: TensorRT or TensorRT-RTX.
         size_hw: height and width of the frames.
-        batch: the profile.
+        profiles: ranges of batch sizes, each tuned for its `opt`, in the engine's order.
         build: what else is requested of the builder.
         device: the GPU that TensorRT builds on and for: `auto`, `cuda` or `cuda:N`.
         allow_tf32: let FP32 be computed with ten bits of mantissa.
@@ -80,7 +80,8 @@ def engine_from_onnx(
         _parse(trt, network, model, logger)
         config = _config(kind, builder, build or EngineBuild(), logger)
         _flag(trt, config, "TF32", wanted=allow_tf32)
-        _add_profile(builder, config, size_hw, batch, logger)
+        for batch in profiles:
+            _add_profile(builder, config, size_hw, batch, logger)
         config.progress_monitor = monitor
         if kind is Kind.TENSORRT_RTX:  # times no kernels: its timing cache does nothing since 1.2
             return _built(builder, network, config, chosen, monitor, logger)

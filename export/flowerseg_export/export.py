@@ -48,6 +48,7 @@ from flowerseg_export.graph import onnx_from_network, set_metadata
 from flowerseg_export.int8 import Flavour, int8_from_onnx
 from flowerseg_export.pt2 import write_pt2
 from flowerseg_export.repair import Repaired, repair
+from flowerseg_export.trtexec import trtexec_commands
 
 CALIBRATION_PHOTOS = 48
 
@@ -181,7 +182,7 @@ def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Arti
         onnx.load(graph.path),
         config.target,
         graph.manifest.preprocess.size_hw,
-        config.batch,
+        config.profiles,
         config.build,
         device=config.device,
         allow_tf32=takes_tf32,
@@ -193,6 +194,7 @@ def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Arti
         kind=config.target,
         precision=Precision.TF32 if takes_tf32 else graph.manifest.precision,
         batch=config.batch,
+        profiles=config.profiles,
         engine=config.build,
         parents=(*graph.manifest.parents, as_parent(graph)),
         built_for=built_for(config.target, config.build, config.device),
@@ -201,6 +203,7 @@ def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Arti
         versions={str(config.target): import_tensorrt(config.target).__version__},
         rebuild=rebuild_command(config),
     )
+    manifest = dataclasses.replace(manifest, trtexec=trtexec_commands(manifest, config.out.name))
     return publish(config.out, manifest, lambda path: _write(path, engine))
 
 

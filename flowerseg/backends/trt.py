@@ -6,13 +6,14 @@ manifest, and after TensorRT's version, the GPU and the system matched what it w
 
 import importlib
 import platform
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Protocol, TypeAlias
 
 import torch
 
 from flowerseg.arrays import Foreground, Images
-from flowerseg.artifact import Artifact, EngineBuild, Hardware, Kind
+from flowerseg.artifact import Artifact, Batch, EngineBuild, Hardware, Kind
 from flowerseg.backends.base import SessionOptions
 from flowerseg.backends.device import compute_capability, device_name, info_of, resolve_device
 from flowerseg.backends.gpucache import OnNotice, cache_path, print_notice
@@ -143,6 +144,12 @@ class Engine:
             # Such an engine brings the runtime of its own version along, as host code.
             self._runtime.engine_host_code_allowed = True
         self._engine: Any = self._deserialized(artifact)
+        self.profiles = _profiles_of(self._engine)
+        if manifest.profiles not in ((), self.profiles):
+            raise ArtifactError(
+                f"{artifact.path}: the engine takes batches of {_listed(self.profiles)}, but its "
+                f"manifest says {_listed(manifest.profiles)}. {rebuild_advice(artifact)}"
+            )
         if manifest.kind is Kind.TENSORRT_RTX:
             keys = (manifest.sha256, "rtx", trt.__version__)
             self._cache = RuntimeCache(cache_path("runtime", self.device, *keys), on_notice)
@@ -180,7 +187,7 @@ class Engine:
         Raises:
             BackendUnavailable: there is not enough.
         """
-        size_bytes = self._engine.device_memory_size_v2
+        size_bytes = self._engine.device_memory_size_v2  # the most that any profile needs
         try:
             return _aligned_memory(self.device, size_bytes)
         except torch.OutOfMemoryError as error:
@@ -260,7 +267,9 @@ class TensorRTBackend:
         self._contexts: _Contexts = (
             _ContextPerSize(engine, self._batch)
             if is_captured
-            else _OneContext(context or engine.context(cuda_graph=cuda_graph), self._batch)
+            else _OneContext(
+                context or engine.context(cuda_graph=cuda_graph), engine.profiles, self._batch
+            )
         )
         self._run = recorded(self._enqueue, self._batch, cuda_graph=is_captured)
         self.info = engine.info
@@ -310,14 +319,16 @@ class _Contexts(Protocol):
 class _OneContext:
     """One context that is set anew where the batch size changes."""
 
-    def __init__(self, context: Any, batch: DeviceBatch) -> None:
+    def __init__(self, context: Any, profiles: Sequence[Batch], batch: DeviceBatch) -> None:
         self._context = context
+        self._profiles = profiles
         self._batch = batch
         self._shape: Shape | None = None
 
     def bound(self, shape: Shape) -> Any:
         if shape != self._shape:
             self._shape = None  # until all calls have succeeded
+            _select_profile(self._context, _profile_of(self._profiles, shape), self._batch)
             _bind(self._context, shape, self._batch.memory(shape))
             self._shape = shape
         return self._context
@@ -353,7 +364,7 @@ class _ContextPerSize:
         if self._memory is None:
             raise ValueError("this backend is closed")
         context = self._engine.context_without_memory()
-        # An engine has one optimisation profile; with several, the shape's profile is set here.
+        _select_profile(context, _profile_of(self._engine.profiles, shape), self._batch)
         context.set_device_memory(self._memory.data_ptr(), self._memory.numel())
         _bind(context, shape, self._batch.memory(shape))
         return context
@@ -361,6 +372,43 @@ class _ContextPerSize:
     def close(self) -> None:
         self._by_shape.clear()
         self._memory = None
+
+
+def _profiles_of(engine: Any) -> tuple[Batch, ...]:
+    """The batch sizes of each optimisation profile, as the engine itself has them."""
+    profiles = []
+    for index in range(engine.num_optimization_profiles):
+        shapes = engine.get_tensor_profile_shape("images", index)
+        profiles.append(Batch(*(shape[0] for shape in shapes)))
+    return tuple(profiles)
+
+
+def _profile_of(profiles: Sequence[Batch], shape: Shape) -> int:
+    """Index of the optimisation profile that takes batches of a shape.
+
+    Raises:
+        ValueError: none does.
+    """
+    for index, batch in enumerate(profiles):
+        if batch.min <= shape[0] <= batch.max:
+            return index
+    raise ValueError(f"a batch of {shape[0]}; the engine takes batches of {_listed(profiles)}")
+
+
+def _listed(profiles: Sequence[Batch]) -> str:
+    return ", ".join(map(str, profiles))
+
+
+def _select_profile(context: Any, profile: int, batch: DeviceBatch) -> None:
+    """Switch a context to an optimisation profile; its input shape has to be set afterwards.
+
+    The switch is enqueued on the stream that runs the batches, so that they need not wait for
+    another one. Contexts may have the same profile at the same time: TensorRT 10 always shares
+    profiles (NvInfer.h 10.0, PreviewFeature::kPROFILE_SHARING_0806: "on and can not be changed").
+    """
+    if context.active_optimization_profile != profile:  # a new context has profile 0
+        is_set = context.set_optimization_profile_async(profile, batch.stream.cuda_stream)
+        _must(is_set, "set_optimization_profile_async")
 
 
 def _bind(context: Any, shape: Shape, memory: DeviceMemory) -> None:

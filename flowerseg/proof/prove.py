@@ -128,7 +128,7 @@ def prove(
     ) as model:
         info = model.info
         expected = before.expected if before else _expected(artifact, reference, photos, device)
-        parity = measure_parity(model, expected, batch_sizes(manifest.batch), on_batch)
+        parity = measure_parity(model, expected, batch_sizes(manifest.ranges), on_batch)
         selftest_map = own_map(artifact, model.backend)
     precision = Precision(info.precision)  # a checkpoint may be opened in another than its own
     allowed = limits or LIMITS[precision]
@@ -206,16 +206,19 @@ def refuse_stranger(artifact: Artifact, reference: Artifact) -> None:
         )
 
 
-def batch_sizes(batch: Batch | None) -> list[int]:
-    """The batch sizes to prove: one, an odd one, the tuned one and the largest.
+def batch_sizes(ranges: Sequence[Batch]) -> list[int]:
+    """The batch sizes to prove: one, an odd one, and of each range the tuned one and the largest.
 
     Engines pick other kernels at other sizes; FP16 results that were right below 8 and wrong above
-    have shipped (NVIDIA/TensorRT issue 1697).
+    have shipped (NVIDIA/TensorRT issue 1697). Each optimisation profile has kernels of its own.
+
+    Args:
+        ranges: batch sizes that the file takes, one range for each profile; none: any size.
     """
-    if batch is None:
+    if not ranges:
         return [1, ODD_BATCH, REFERENCE_BATCH]
-    sizes = {1, ODD_BATCH, batch.opt, batch.max}
-    return sorted(size for size in sizes if batch.min <= size <= batch.max)
+    sizes = {1, ODD_BATCH, *(size for batch in ranges for size in (batch.opt, batch.max))}
+    return sorted(size for size in sizes if ranges[0].min <= size <= ranges[-1].max)
 
 
 def measure_parity(

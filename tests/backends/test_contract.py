@@ -60,8 +60,8 @@ EVERY = ["null", *EXACT]
 @pytest.fixture(scope="module")
 def tensorrt_engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     out = tmp_path_factory.mktemp("tensorrt") / "small.engine"
-    batch = Batch(1, 4, MAX_BATCH)
-    return export_model(ExportConfig(checkpoint, out, Kind.TENSORRT, Precision.FP32, batch))[-1]
+    profiles = (Batch(1, 4, MAX_BATCH),)
+    return export_model(ExportConfig(checkpoint, out, Kind.TENSORRT, Precision.FP32, profiles))[-1]
 
 
 @pytest.fixture(scope="module")
@@ -312,8 +312,8 @@ def two_streams(request: pytest.FixtureRequest) -> Iterator[tuple[Backend, ...]]
 @pytest.fixture(scope="module")
 def pt2_on_gpu(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     out = tmp_path_factory.mktemp("pt2") / "small.pt2"
-    batch = Batch(1, 4, MAX_BATCH)
-    config = ExportConfig(checkpoint, out, Kind.PT2, Precision.FP32, batch, device="cuda")
+    profiles = (Batch(1, 4, MAX_BATCH),)
+    config = ExportConfig(checkpoint, out, Kind.PT2, Precision.FP32, profiles, device="cuda")
     return export_model(config)[-1]
 
 

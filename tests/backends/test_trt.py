@@ -20,6 +20,7 @@ import torch
 from flowerseg.arrays import Foreground, Images
 from flowerseg.artifact import (
     Artifact,
+    Batch,
     BuiltFor,
     EngineBuild,
     Hardware,
@@ -210,6 +211,18 @@ class _Context:
         self.state: tuple[Any, ...] = ()
         self._addresses: dict[str, int] = {}
         self._shape: tuple[int, ...] = ()
+        self.active_optimization_profile = 0
+        self.profile_switches: list[int] = []
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        assert self._gpu.capturing is None, "a switch copies memory: it may not be captured"
+        assert stream_handle == self._gpu.stream.cuda_stream
+        if profile_index in self._gpu.refused_profiles:
+            return False
+        self.active_optimization_profile = profile_index
+        self.profile_switches.append(profile_index)
+        self._shape = ()  # a switch invalidates the shapes of inputs
+        return True
 
     def set_device_memory(self, memory: int, size: int) -> None:
         assert memory % 256 == 0
@@ -218,8 +231,11 @@ class _Context:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name == "images"
+        takes = self._gpu.profiles[self.active_optimization_profile]
+        if shape in self._gpu.refused_shapes or not takes.min <= shape[0] <= takes.max:
+            return False
         self._shape = shape
-        return shape not in self._gpu.refused_shapes
+        return True
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
@@ -299,6 +315,8 @@ class _Gpu:
         self.tensors: dict[int, torch.Tensor] = {}
         self.stream = SimpleNamespace(cuda_stream=7)
         self.refused_shapes: set[tuple[int, ...]] = set()
+        self.refused_profiles: set[int] = set()
+        self.profiles = [Batch(1, 8, 64)]
         self.refuses_graphs = False
         self.loses_cache = False
         self.has_memory = True
@@ -321,6 +339,18 @@ class _Gpu:
     # The engine.
 
     device_memory_size_v2 = 3 * 2**20
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return len(self.profiles)
+
+    def get_tensor_profile_shape(
+        self, name: str, profile_index: int
+    ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        assert name == "images"
+        batch = self.profiles[profile_index]
+        smallest, tuned, largest = ((n, SIDE, SIDE, 3) for n in (batch.min, batch.opt, batch.max))
+        return smallest, tuned, largest
 
     def create_execution_context(
         self, strategy: _Strategy = _Strategy.STATIC, runtime_config: Any = None
@@ -451,6 +481,77 @@ def test_backend_runs_in_the_context_that_it_is_given(gpu: _Gpu, tmp_path: Path)
     context = engine.context()
     assert run(TensorRTBackend(engine, context=context), _frames(4))[0, 0, 0] == 5
     assert gpu.contexts == [context]
+
+
+THREE_PROFILES = (Batch(1, 1, 1), Batch(2, 2, 3), Batch(4, 5, 5))
+
+
+def _batches_across_profiles(backend: TensorRTBackend) -> list[list[int]]:
+    sizes = (1, 5, 4, 3, 1, 2, 5)  # among them two sizes of one profile in a row
+    return [run(backend, _frames(*range(size)))[:, 0, 0].tolist() for size in sizes]
+
+
+ACROSS = [list(range(1, size + 1)) for size in (1, 5, 4, 3, 1, 2, 5)]
+
+
+@pytest.mark.parametrize("kind", [Kind.TENSORRT, Kind.TENSORRT_RTX])
+def test_context_switches_its_profile_where_the_batch_size_asks_for_it(
+    gpu: _Gpu, tmp_path: Path, kind: Kind
+) -> None:
+    gpu.profiles = list(THREE_PROFILES)
+    backend = _opened(tmp_path, kind, cuda_graph=False)
+    assert _batches_across_profiles(backend) == ACROSS
+    (context,) = gpu.contexts
+    assert context.profile_switches == [2, 1, 0, 1, 2]
+
+
+def test_each_captured_graph_has_the_profile_of_its_batch_size(gpu: _Gpu, tmp_path: Path) -> None:
+    gpu.profiles = list(THREE_PROFILES)
+    backend = _opened(tmp_path, Kind.TENSORRT, cuda_graph=True)
+    assert _batches_across_profiles(backend) == ACROSS
+    assert [c.profile_switches for c in gpu.contexts] == [[], [2], [2], [1], [1]]
+    assert gpu.captures == 5
+
+
+def test_contexts_of_two_streams_may_have_the_same_profile(gpu: _Gpu, tmp_path: Path) -> None:
+    gpu.profiles = list(THREE_PROFILES)
+    options = SessionOptions(streams=2)
+    backends = open_engine(_file(tmp_path, Kind.TENSORRT), "auto", options)
+    assert [_batches_across_profiles(backend) for backend in backends] == [ACROSS, ACROSS]
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_profile_that_tensorrt_refuses_is_an_error_and_is_set_again(
+    gpu: _Gpu, tmp_path: Path, cuda_graph: bool
+) -> None:
+    gpu.profiles = list(THREE_PROFILES)
+    gpu.refused_profiles = {1}
+    backend = _opened(tmp_path, Kind.TENSORRT, cuda_graph=cuda_graph)
+    for _ in range(2):
+        with pytest.raises(BackendUnavailable, match="set_optimization_profile_async failed"):
+            run(backend, _frames(1, 2))
+    gpu.refused_profiles = set()
+    assert run(backend, _frames(8, 9))[:, 0, 0].tolist() == [9, 10]
+
+
+def test_batch_that_no_profile_takes_is_refused_with_those_that_are(
+    gpu: _Gpu, tmp_path: Path
+) -> None:
+    gpu.profiles = list(THREE_PROFILES)
+    backend = _opened(tmp_path, Kind.TENSORRT, cuda_graph=False)
+    with pytest.raises(ValueError, match="a batch of 6; the engine takes batches of 1:1:1, 2:2:3"):
+        run(backend, _frames(*range(6)))
+
+
+def test_engine_whose_profiles_are_not_those_of_its_manifest_is_refused(
+    gpu: _Gpu, tmp_path: Path
+) -> None:
+    artifact = _file(tmp_path, Kind.TENSORRT)
+    manifest = dataclasses.replace(artifact.manifest, profiles=THREE_PROFILES)
+    with pytest.raises(ArtifactError, match="takes batches of 1:8:64, but its manifest says 1:1:1"):
+        Engine(Artifact(artifact.path, manifest))
+    gpu.profiles = list(THREE_PROFILES)
+    assert Engine(Artifact(artifact.path, manifest)).profiles == THREE_PROFILES
 
 
 def test_two_streams_of_graphs_do_not_share_memory(gpu: _Gpu, tmp_path: Path) -> None:

@@ -123,6 +123,20 @@ def test_engine_leaves_its_onnx_file_beside_it(run: Export, out: Path) -> None:
     assert str(open_artifact(engine).manifest.batch) == "1:2:4"
 
 
+def test_engine_with_several_profiles_records_each_and_the_whole_range(
+    run: Export, out: Path
+) -> None:
+    engine = out.with_suffix(".engine")
+    options = ("--batch", "1:1:1", "--batch", "2:2:4", "--batch", "5:8:8")
+    result = run("--to", "tensorrt-rtx", *options, "--json", target=engine)
+    assert result.exit_code == 0, result.output
+    manifest = open_artifact(engine).manifest
+    assert str(manifest.batch) == "1:8:8"
+    assert [str(batch) for batch in manifest.profiles] == ["1:1:1", "2:2:4", "5:8:8"]
+    assert "--batch 1:1:1 --batch 2:2:4 --batch 5:8:8" in manifest.rebuild
+    assert json.loads(result.stdout)["profiles"][1] == {"min": 2, "opt": 2, "max": 4}
+
+
 def test_engine_under_the_name_of_its_onnx_file_is_refused(run: Export, out: Path) -> None:
     result = run("--to", "tensorrt-rtx")
     assert result.exit_code == 1
@@ -169,6 +183,10 @@ def test_file_that_fails_its_proof_is_kept_as_failed_and_the_exit_code_is_1(
         (["--batch", "8"], "'8' is not MIN:OPT:MAX"),
         (["--batch", "8:4:2"], "is not MIN:OPT:MAX"),
         (["--batch", "1:2:x"], "is not MIN:OPT:MAX"),
+        (["--batch", "1:1:1", "--batch", "2:8"], "'2:8' is not MIN:OPT:MAX"),
+        (["--batch", "1:1:1", "--batch", "3:8:16"], "3:8:16 begins at 3, but 1:1:1 ends at 1"),
+        (["--batch", "1:2:4", "--batch", "4:8:16"], "4:8:16 begins at 4, but 1:2:4 ends at 4"),
+        (["--batch", "2:8:16", "--batch", "1:1:1"], "without a gap or an overlap"),
         (["--to", "coreml"], "'coreml' is not one of"),
         (["--device", "tpu"], "'tpu' is not auto, cpu, cuda or cuda:N"),
         (["--limit", "0"], "0 is not in the range"),

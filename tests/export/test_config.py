@@ -1,6 +1,7 @@
 """What an export can be asked for, and the command that asks for it again."""
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,18 @@ BUILD = EngineBuild(
             split="test",
         ),
         ExportConfig(
-            Path("best.pt"), Path("a.engine"), Kind.TENSORRT, Precision.TF32, Batch(1, 4, 16), BUILD
+            Path("best.pt"),
+            Path("a.engine"),
+            Kind.TENSORRT,
+            Precision.TF32,
+            (Batch(1, 4, 16),),
+            BUILD,
+        ),
+        ExportConfig(
+            Path("best.pt"),
+            Path("a.engine"),
+            Kind.TENSORRT,
+            profiles=(Batch(1, 1, 1), Batch(2, 8, 16), Batch(17, 64, 64)),
         ),
         ExportConfig(
             Path("a.onnx"),
@@ -86,6 +98,8 @@ def test_rebuild_command_asks_for_the_same(
         ({"precision": Precision.INT8, "target": Kind.PT2}, "not for pt2"),
         ({"precision": Precision.TF32}, "TF32 is a mode of TensorRT"),
         ({"keep_fp32": ("classifier",)}, "--keep-fp32 leaves modules out of"),
+        ({"profiles": ()}, "at least one optimisation profile"),
+        ({"profiles": (Batch(1, 1, 1), Batch(3, 8, 8))}, "3:8:8 begins at 3, but 1:1:1 ends at 1"),
         ({"build": EngineBuild(compute_capabilities=("8.9",))}, "is for TensorRT-RTX"),
         ({"build": EngineBuild(version_compatible=True)}, "--version-compatible is for TensorRT;"),
         ({"build": EngineBuild(hardware=Hardware.AMPERE_PLUS)}, "--hardware-compatible is for"),
@@ -105,10 +119,35 @@ def test_engine_is_rebuilt_as_its_manifest_says_from_the_graph_beside_it(
         fp16_onnx.path,
         rtx_engine.path,
         Kind.TENSORRT_RTX,
-        batch=Batch(1, 4, 8),
+        profiles=(Batch(1, 4, 8),),
         limit=3,
         force=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "profiles"),
+    [
+        ({"profiles": ["1:1:1", "2:8:16"]}, (Batch(1, 1, 1), Batch(2, 8, 16))),
+        ({}, (Batch(1, 4, 8),)),  # a manifest of before profiles were recorded
+    ],
+)
+def test_engine_is_rebuilt_with_the_profiles_of_its_manifest(
+    rtx_engine: Artifact,
+    fp16_onnx: Artifact,
+    copied: Callable[[Path], Path],
+    recorded: dict[str, list[str]],
+    profiles: tuple[Batch, ...],
+) -> None:
+    copied(fp16_onnx.path)
+    path = manifest_path(copied(rtx_engine.path))
+    fields = json.loads(path.read_text())
+    del fields["profiles"], fields["trtexec"]
+    for name, texts in recorded.items():
+        sizes = [map(int, text.split(":")) for text in texts]
+        fields[name] = [dict(zip(("min", "opt", "max"), each, strict=True)) for each in sizes]
+    path.write_text(json.dumps(fields))
+    assert config_to_rebuild(path.with_suffix("")).profiles == profiles
 
 
 def test_engine_whose_own_bytes_are_gone_is_rebuilt_all_the_same(

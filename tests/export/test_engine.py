@@ -9,11 +9,12 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -28,8 +29,9 @@ from flowerseg.artifact import (
     Precision,
     open_artifact,
 )
-from flowerseg.backends import gpucache
+from flowerseg.backends import SessionOptions, gpucache, open_backend, run
 from flowerseg.backends import trt as trt_module
+from flowerseg.backends.trt import open_engine
 from flowerseg.doctor.gpu import Driver
 from flowerseg.errors import BackendUnavailable, ExportError
 from flowerseg_export import engine as engine_module
@@ -39,11 +41,12 @@ from flowerseg_export.export import Listener, export_model
 
 SIZE_HW = (64, 64)
 BATCH = Batch(1, 4, 8)
+PROFILES = (BATCH,)
 
 
 @pytest.fixture(scope="module")
 def fp32_engine(fp32_onnx: Artifact) -> bytes:
-    return engine_from_onnx(onnx.load(fp32_onnx.path), Kind.TENSORRT_RTX, SIZE_HW, BATCH)
+    return engine_from_onnx(onnx.load(fp32_onnx.path), Kind.TENSORRT_RTX, SIZE_HW, PROFILES)
 
 
 def test_fp32_engine_is_built(fp32_engine: bytes, fp32_onnx: Artifact) -> None:
@@ -70,7 +73,7 @@ def test_engine_names_its_chain_and_what_it_was_built_for(
         (Kind.ONNX, fp16_onnx.manifest.sha256),
     ]
     assert manifest.precision is Precision.FP16
-    assert manifest.batch == BATCH
+    assert (manifest.batch, manifest.profiles) == (BATCH, PROFILES)
     assert manifest.versions["tensorrt-rtx"] == tensorrt_rtx.__version__
     assert manifest.built_for is not None
     assert manifest.built_for.system == platform.system()
@@ -107,7 +110,7 @@ def test_graph_that_the_parser_refuses_is_an_error_that_names_the_node() -> None
     model = _transposed_before_the_cast()
     onnx.checker.check_model(model, full_check=True)
     with pytest.raises(ExportError, match=r"tensorrt_rtx .* refuses the graph: .*early_move"):
-        engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, BATCH)
+        engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, PROFILES)
 
 
 def test_op_that_the_parser_does_not_know_is_named_with_its_torch_module() -> None:
@@ -118,7 +121,55 @@ def test_op_that_the_parser_does_not_know_is_named_with_its_torch_module() -> No
     model.opset_import.append(helper.make_opsetid("local", 1))
     model.graph.node[0].CopyFrom(model.graph.node[0])
     with pytest.raises(ExportError, match=r"refuses the graph: .*(Daydream|early_move)"):
-        engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, BATCH)
+        engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, PROFILES)
+
+
+def _profiles_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The optimisation profiles that the builder is about to be given."""
+    trt = importlib.import_module("tensorrt_rtx")
+    create, profiles = trt.Builder.create_optimization_profile, list[Any]()
+
+    def remember(builder: Any) -> Any:
+        profiles.append(create(builder))
+        return profiles[-1]
+
+    monkeypatch.setattr(trt.Builder, "create_optimization_profile", remember)
+    return profiles
+
+
+def test_engine_has_kernels_for_each_of_its_profiles(
+    fp32_onnx: Artifact, fp32_engine: bytes, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the engine itself holds is read on a GPU only: `Runtime` needs a CUDA driver."""
+    created = _profiles_asked_for(monkeypatch)
+    profiles = (Batch(1, 1, 1), Batch(2, 4, 4), Batch(5, 8, 8))
+    engine = engine_from_onnx(onnx.load(fp32_onnx.path), Kind.TENSORRT_RTX, SIZE_HW, profiles)
+    (config,) = asked
+    assert config.num_optimization_profiles == 3
+    batches = [tuple(shape[0] for shape in profile.get_shape("images")) for profile in created]
+    assert batches == [(1, 1, 1), (2, 4, 4), (5, 8, 8)]
+    assert {tuple(p.get_shape("images")[2][1:]) for p in created} == {(*SIZE_HW, 3)}
+    assert len(engine) > len(fp32_engine) + 10**5
+
+
+@pytest.mark.gpu
+@pytest.mark.tensorrt
+def test_engine_of_several_profiles_gives_the_masks_of_its_graph(
+    fp32_onnx: Artifact, tmp_path: Path
+) -> None:
+    profiles = (Batch(1, 1, 1), Batch(2, 4, 4), Batch(5, 8, 8))
+    config = ExportConfig(
+        fp32_onnx.path, tmp_path / "a.engine", Kind.TENSORRT, profiles=profiles, device="cuda"
+    )
+    engine = export_model(config)[-1]
+    photos = np.random.default_rng(7).integers(0, 256, (8, *SIZE_HW, 3), np.uint8)
+    expected = run(open_backend(fp32_onnx, "cpu"), photos)
+    for cuda_graph in (False, True):
+        options = SessionOptions(cuda_graph=cuda_graph)
+        with closing(open_engine(engine, "auto", options)[0]) as backend:
+            for size in (8, 1, 4, 2, 1, 8):
+                found = run(backend, photos[:size])
+                assert np.abs(found.astype(int) - expected[:size]).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -136,7 +187,7 @@ def test_missing_module_is_named_with_its_pip_line(
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(BackendUnavailable, match=line):
-        engine_from_onnx(onnx.ModelProto(), kind, SIZE_HW, BATCH)
+        engine_from_onnx(onnx.ModelProto(), kind, SIZE_HW, PROFILES)
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -172,7 +223,7 @@ def test_builder_is_asked_for_what_the_build_says(fp32_onnx: Artifact, asked: li
         compute_capabilities=("8.9", "12.0"),
     )
     model = onnx.load(fp32_onnx.path)
-    engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, BATCH, build, allow_tf32=True)
+    engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, PROFILES, build, allow_tf32=True)
     (config,) = asked
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 256 * 2**20
     assert config.builder_optimization_level == 2
@@ -185,7 +236,7 @@ def test_fp32_engine_is_fp32_and_bound_to_its_gpu_unless_asked(
     fp32_onnx: Artifact, asked: list[Any]
 ) -> None:
     trt = importlib.import_module("tensorrt_rtx")
-    engine_from_onnx(onnx.load(fp32_onnx.path), Kind.TENSORRT_RTX, SIZE_HW, BATCH)
+    engine_from_onnx(onnx.load(fp32_onnx.path), Kind.TENSORRT_RTX, SIZE_HW, PROFILES)
     (config,) = asked
     for flag in ("TF32", "REFIT", "VERSION_COMPATIBLE"):
         assert not config.get_flag(getattr(trt.BuilderFlag, flag)), flag
@@ -197,7 +248,7 @@ def test_compute_capability_that_nobody_knows_is_refused_with_those_that_are(
 ) -> None:
     build = EngineBuild(compute_capabilities=("9.9",))
     with pytest.raises(ExportError, match=r"no compute capability 9\.9; it knows .*SM89"):
-        engine_from_onnx(onnx.load(fp32_onnx.path), Kind.TENSORRT_RTX, SIZE_HW, BATCH, build)
+        engine_from_onnx(onnx.load(fp32_onnx.path), Kind.TENSORRT_RTX, SIZE_HW, PROFILES, build)
 
 
 def test_builder_is_asked_for_what_only_a_gpu_can_build() -> None:
@@ -224,7 +275,7 @@ def test_builder_that_keeps_its_own_hardware_level_is_an_error(fp32_onnx: Artifa
     """TensorRT-RTX takes the setting without a word, and builds for what it always builds."""
     build = EngineBuild(hardware=Hardware.AMPERE_PLUS)
     with pytest.raises(ExportError, match=r"builds no engines for ampere\+"):
-        engine_from_onnx(onnx.load(fp32_onnx.path), Kind.TENSORRT_RTX, SIZE_HW, BATCH, build)
+        engine_from_onnx(onnx.load(fp32_onnx.path), Kind.TENSORRT_RTX, SIZE_HW, PROFILES, build)
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -239,7 +290,7 @@ def test_every_step_of_the_build_is_told(fp32_onnx: Artifact) -> None:
         onnx.load(fp32_onnx.path),
         Kind.TENSORRT_RTX,
         SIZE_HW,
-        BATCH,
+        PROFILES,
         on_progress=lambda *step: told.append(step),
     )
     assert told
@@ -268,7 +319,7 @@ def test_ctrl_c_cancels_the_build(fp32_onnx: Artifact) -> None:
         model = onnx.load({str(fp32_onnx.path)!r})
         try:
             engine_from_onnx(
-                model, Kind.TENSORRT_RTX, {SIZE_HW}, Batch(1, 4, 8), on_progress=interrupt
+                model, Kind.TENSORRT_RTX, {SIZE_HW}, [Batch(1, 4, 8)], on_progress=interrupt
             )
         except KeyboardInterrupt:
             sys.exit(42 if steps else 1)
@@ -317,7 +368,7 @@ def test_builder_that_tensorrt_does_not_give_is_an_error(monkeypatch: pytest.Mon
     trt = importlib.import_module("tensorrt_rtx")
     monkeypatch.setattr(trt, "Builder", no_builder)
     with pytest.raises(ExportError, match=r"makes no Builder: .*nullptr.*flowerseg-doctor"):
-        engine_from_onnx(onnx.ModelProto(), Kind.TENSORRT_RTX, SIZE_HW, BATCH)
+        engine_from_onnx(onnx.ModelProto(), Kind.TENSORRT_RTX, SIZE_HW, PROFILES)
 
 
 # A machine with two GPUs: the builder of TensorRT-RTX stands in for TensorRT's.
@@ -388,13 +439,16 @@ def test_engine_is_built_timed_and_recorded_on_the_gpu_that_was_requested(
     fp32_onnx: Artifact, two_gpus: _TwoGpus, tmp_path: Path, device: str, used: str
 ) -> None:
     out = tmp_path / "a.engine"
-    config = ExportConfig(fp32_onnx.path, out, Kind.TENSORRT, batch=BATCH, device=device)
+    config = ExportConfig(fp32_onnx.path, out, Kind.TENSORRT, profiles=PROFILES, device=device)
     engine = export_model(config)[-1]
     names = {"Builder", "OnnxParser", "build", "thread of the build"}
     assert two_gpus.used == {(name, used) for name in names}
     assert engine.manifest.built_for is not None
     assert engine.manifest.built_for.gpu == f"NVIDIA {used}"
     assert engine.manifest.built_for.compute_capability == f"9.{used[-1]}"
+    commands = open_artifact(out).manifest.trtexec
+    assert commands["11"].build.startswith(f"trtexec --onnx={fp32_onnx.path.name} ")
+    assert commands["10"].time[0].startswith("trtexec --loadEngine=a.engine ")
     (cache,) = _timing_caches(tmp_path)
     trt = importlib.import_module("tensorrt_rtx")
     index = used[-1]
@@ -407,7 +461,7 @@ def test_rtx_engine_is_built_with_the_requested_gpu_current(
     fp32_onnx: Artifact, two_gpus: _TwoGpus, tmp_path: Path
 ) -> None:
     model = onnx.load(fp32_onnx.path)
-    engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, BATCH, device="cuda:1")
+    engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, PROFILES, device="cuda:1")
     assert {device for _, device in two_gpus.used} == {"cuda:1"}
     assert _timing_caches(tmp_path) == []
 
@@ -436,7 +490,7 @@ def test_damaged_timing_cache_is_replaced_and_the_user_is_told_once(
     )
     path.parent.mkdir(parents=True)
     path.write_bytes(b"something else")
-    assert engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, BATCH, on_notice=lines.append)
+    assert engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, PROFILES, on_notice=lines.append)
     (line,) = lines
     assert line.startswith(f"{path}: timing cache not used (")
     assert line.endswith("; the builder measures every kernel again and replaces the file")
@@ -449,7 +503,7 @@ def test_export_shows_the_notice_to_its_listener(
 ) -> None:
     stages: list[str] = []
     (tmp_path / "caches").write_text("a file where the folder goes")
-    config = ExportConfig(fp32_onnx.path, tmp_path / "a.engine", Kind.TENSORRT, batch=BATCH)
+    config = ExportConfig(fp32_onnx.path, tmp_path / "a.engine", Kind.TENSORRT, profiles=PROFILES)
     export_model(config, Listener(on_stage=stages.append))
     assert any(stage.startswith("cache not written") for stage in stages)
 
@@ -461,12 +515,12 @@ def test_tensorrt_replaces_a_damaged_timing_cache_and_takes_its_own(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     model, lines = onnx.load(fp32_onnx.path), list[str]()
-    engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, BATCH, on_notice=lines.append)
-    engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, BATCH, on_notice=lines.append)
+    engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, PROFILES, on_notice=lines.append)
+    engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, PROFILES, on_notice=lines.append)
     assert lines == []
     (path,) = _timing_caches(tmp_path)
     path.write_bytes(b"something else")
-    engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, BATCH, on_notice=lines.append)
+    engine_from_onnx(model, Kind.TENSORRT, SIZE_HW, PROFILES, on_notice=lines.append)
     assert [line.partition(" (")[0] for line in lines] == [f"{path}: timing cache not used"]
     assert path.read_bytes() != b"something else"
 

@@ -138,7 +138,7 @@ def test_rtx_engine_builds_from_the_tensorrt_flavour(
     quantised: Callable[[Flavour], onnx.ModelProto],
 ) -> None:
     model = quantised(Flavour.TENSORRT)
-    engine = engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, Batch(1, 4, 8))
+    engine = engine_from_onnx(model, Kind.TENSORRT_RTX, SIZE_HW, [Batch(1, 4, 8)])
     weights = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
     # Some 4 MB are no weights, and RTX 1.7 keeps many of a small network's in float all the same.
     assert weights < len(engine) - 4e6 < 3 * weights

@@ -174,20 +174,21 @@ def test_file_with_one_changed_byte_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("batch", "sizes"),
+    ("ranges", "sizes"),
     [
-        (None, [1, 3, 8]),
-        (Batch(1, 8, 64), [1, 3, 8, 64]),
-        (Batch(1, 1, 1), [1]),
-        (Batch(1, 2, 2), [1, 2]),
-        (Batch(4, 4, 16), [4, 16]),
-        (Batch(1, 3, 3), [1, 3]),
+        ([], [1, 3, 8]),
+        ([Batch(1, 8, 64)], [1, 3, 8, 64]),
+        ([Batch(1, 1, 1)], [1]),
+        ([Batch(1, 2, 2)], [1, 2]),
+        ([Batch(4, 4, 16)], [4, 16]),
+        ([Batch(1, 3, 3)], [1, 3]),
+        ([Batch(1, 1, 1), Batch(2, 8, 16), Batch(17, 48, 64)], [1, 3, 8, 16, 48, 64]),
     ],
 )
-def test_batch_sizes_are_one_an_odd_one_the_tuned_and_the_largest(
-    batch: Batch | None, sizes: list[int]
+def test_batch_sizes_are_one_an_odd_one_and_of_each_profile_the_tuned_and_the_largest(
+    ranges: list[Batch], sizes: list[int]
 ) -> None:
-    assert batch_sizes(batch) == sizes
+    assert batch_sizes(ranges) == sizes
 
 
 def test_progress_ends_at_the_whole(reference: Artifact, val_photos: PhotoSet) -> None:

@@ -4,18 +4,21 @@
     REPOSITORY/flower/1/model.onnx           the very bytes that were proved (model.plan: an engine)
     REPOSITORY/flower/1/model.onnx.json      their manifest, so that flowerseg opens them there too
 
-The layout and the fields are those of model_repository.md, model_configuration.md and batcher.md in
-Triton's user guide, and of its model_config.proto.
+The layout and the fields are those of model_repository.md, model_configuration.md, optimization.md
+and batcher.md in Triton's user guide, and of its model_config.proto. What Triton's TensorRT backend
+does with profiles and graphs is in its src/instance_state.cc (read at e2ef6d7).
 """
 
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
 
+from flowerseg.arrays import SizeHW
 from flowerseg.artifact import Artifact, Batch, Kind, Manifest, Proof, manifest_path
 from flowerseg.errors import ExportError, some_of
 from flowerseg.files import explained, replacing, sha256_of, write_text
@@ -106,28 +109,31 @@ def refuse_unservable(
 def triton_config(manifest: Manifest, name: str) -> str:
     """The text of `config.pbtxt` for a model file.
 
-    Triton refuses every request that does not fit it, batches waiting requests, runs one request
-    of 1 and one of the best batch before it calls the model ready, and tells clients the
-    `parameters`: which file is served, and what is known of it.
+    Triton refuses every request that does not fit it and batches waiting requests. Before it calls
+    the model ready, it runs a batch of 1 and the best batch of each optimisation profile; of these
+    sizes it captures CUDA graphs where TensorRT runs the model. It tells clients the `parameters`:
+    which file is served, and what is known of it.
 
     Raises:
         ExportError: Triton has no backend for this kind.
     """
     served = _served(manifest.kind)
-    batch = manifest.batch or Batch()
+    ranges = manifest.ranges or (Batch(),)
+    sizes = sorted({1, *(batch.opt for batch in ranges)})
     height, width = manifest.preprocess.size_hw
     images = f"data_type: TYPE_UINT8 dims: [ {height}, {width}, 3 ]"
     return _CONFIG.substitute(
         name=_quoted(name),
         backend=_quoted(served.backend),
         file=_quoted(served.file),
-        max_batch=batch.max,
-        best_batch=batch.opt,
+        max_batch=ranges[-1].max,
+        # A lone request would be a batch of 1 at once, and never wait for others to share it.
+        best_batches=", ".join(str(size) for size in sizes[1:] or sizes),
         images=images,
         foreground=f"data_type: TYPE_UINT8 dims: [ {height}, {width} ]",
-        instances=served.instances,
+        execution=_execution(manifest, served, sizes),
         delay_us=MAX_QUEUE_DELAY_US,
-        warmups="\n".join(_warmup(size, images) for size in sorted({1, batch.opt})),
+        warmups="\n".join(_warmup(size, images) for size in sizes),
         parameters="\n".join(_parameter(*item) for item in _parameters(manifest).items()),
     )
 
@@ -155,9 +161,9 @@ max_batch_size: $max_batch
 input { name: "images" $images }
 output { name: "foreground" $foreground }
 version_policy { latest { num_versions: 1 } }
-instance_group { count: 1 kind: $instances }
+$execution
 dynamic_batching {
-  preferred_batch_size: [ $best_batch ]
+  preferred_batch_size: [ $best_batches ]
   max_queue_delay_microseconds: $delay_us
 }
 $warmups
@@ -172,6 +178,24 @@ def _served(kind: Kind) -> _Served:
             "Export with --to onnx or --to tensorrt."
         )
     return _SERVED[kind]
+
+
+def _execution(manifest: Manifest, served: _Served, sizes: Sequence[int]) -> str:
+    """The lines that say where the model runs; for engines with their profiles and CUDA graphs."""
+    group = f"instance_group {{ count: 1 kind: {served.instances}"
+    if manifest.kind is not Kind.TENSORRT:  # Triton knows profiles and graphs of engines only
+        return f"{group} }}"
+    indices = ", ".join(_quoted(str(index)) for index in range(len(manifest.ranges)))
+    # Without names Triton takes the first profile alone.
+    profiles = f" profile: [ {indices} ]" if len(manifest.ranges) > 1 else ""
+    graphs = "\n".join(f"    {_graph(size, manifest.preprocess.size_hw)}" for size in sizes)
+    return f"{group}{profiles} }}\noptimization {{\n  cuda {{\n    graphs: true\n{graphs}\n  }}\n}}"
+
+
+def _graph(size: int, size_hw: SizeHW) -> str:
+    height, width = size_hw
+    images = f'input {{ key: "images" value {{ dim: [ {height}, {width}, 3 ] }} }}'
+    return f"graph_spec {{ batch_size: {size} {images} }}"
 
 
 def _warmup(size: int, images: str) -> str:

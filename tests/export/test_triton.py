@@ -31,6 +31,7 @@ from flowerseg.artifact import (
     Proof,
     open_artifact,
     publish,
+    whole_range,
 )
 from flowerseg.backends import open_backend
 from flowerseg.backends import run as run_backend
@@ -154,12 +155,21 @@ def test_onnx_is_served_by_onnx_runtime_wherever_there_is_a_processor() -> None:
     )
 
 
+def _graphs(*sizes: int) -> Any:
+    """CUDA graphs of batch sizes, of frames of 48 × 96."""
+    cuda = proto.ModelOptimizationPolicy.Cuda
+    images = {"images": cuda.GraphSpec.Shape(dim=[48, 96, 3])}
+    specs = [cuda.GraphSpec(batch_size=size, input=images) for size in sizes]
+    return proto.ModelOptimizationPolicy(cuda=cuda(graphs=True, graph_spec=specs))
+
+
 def test_engine_is_served_by_tensorrt_on_gpus_with_the_batches_of_its_profile() -> None:
     assert _parsed(triton_config(PLAN, "flower")) == _expected(
         backend="tensorrt",
         default_model_filename="model.plan",
         max_batch_size=32,
         instance_group=[proto.ModelInstanceGroup(count=1, kind=proto.ModelInstanceGroup.KIND_GPU)],
+        optimization=_graphs(1, 16),
         dynamic_batching=proto.ModelDynamicBatching(
             preferred_batch_size=[16], max_queue_delay_microseconds=100
         ),
@@ -167,10 +177,48 @@ def test_engine_is_served_by_tensorrt_on_gpus_with_the_batches_of_its_profile() 
     )
 
 
+@pytest.mark.parametrize(
+    ("profiles", "preferred", "sizes"),
+    [
+        ((Batch(1, 1, 1), Batch(2, 8, 16), Batch(17, 64, 64)), [8, 64], (1, 8, 64)),
+        ((Batch(1, 2, 4), Batch(5, 16, 64)), [2, 16], (1, 2, 16)),
+    ],
+)
+def test_engine_is_served_with_all_its_profiles_and_a_warm_graph_for_each(
+    profiles: tuple[Batch, ...], preferred: list[int], sizes: tuple[int, ...]
+) -> None:
+    plan = dataclasses.replace(PLAN, batch=whole_range(profiles), profiles=profiles)
+    gpu = proto.ModelInstanceGroup.KIND_GPU
+    names = [str(index) for index in range(len(profiles))]
+    assert _parsed(triton_config(plan, "flower")) == _expected(
+        backend="tensorrt",
+        default_model_filename="model.plan",
+        max_batch_size=64,
+        instance_group=[proto.ModelInstanceGroup(count=1, kind=gpu, profile=names)],
+        optimization=_graphs(*sizes),
+        dynamic_batching=proto.ModelDynamicBatching(
+            preferred_batch_size=preferred, max_queue_delay_microseconds=100
+        ),
+        model_warmup=[_warmup(size) for size in sizes],
+    )
+
+
+def test_every_batch_size_with_a_graph_lies_in_a_profile_and_is_warmed_up() -> None:
+    """Triton captures a graph in each profile that takes the size, and warms up what it is told."""
+    profiles = (Batch(1, 3, 7), Batch(8, 8, 31), Batch(32, 48, 64))
+    plan = dataclasses.replace(PLAN, batch=whole_range(profiles), profiles=profiles)
+    config = _parsed(triton_config(plan, "flower"))
+    captured = [spec.batch_size for spec in config.optimization.cuda.graph_spec]
+    assert captured == [sample.batch_size for sample in config.model_warmup]
+    for profile in profiles:
+        assert any(profile.min <= size <= profile.max for size in captured)
+
+
 def test_engine_for_single_frames_is_warmed_up_once() -> None:
     config = _parsed(triton_config(dataclasses.replace(PLAN, batch=Batch(1, 1, 1)), "flower"))
     assert config.max_batch_size == 1
     assert list(config.model_warmup) == [_warmup(1)]
+    assert config.optimization == _graphs(1)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def triton_config(manifest: Manifest, name: str) -> str:
         backend=_quoted(served.backend),
         file=_quoted(served.file),
         max_batch=ranges[-1].max,
-        # A lone request would be a batch of 1 at once, and never wait for others to share it.
+        # With 1 among them Triton would run a lone request at once, and never wait for others.
         best_batches=", ".join(str(size) for size in sizes[1:] or sizes),
         images=images,
         foreground=f"data_type: TYPE_UINT8 dims: [ {height}, {width} ]",

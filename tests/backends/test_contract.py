@@ -61,7 +61,8 @@ EVERY = ["null", *EXACT]
 def tensorrt_engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     out = tmp_path_factory.mktemp("tensorrt") / "small.engine"
     profiles = (Batch(1, 4, MAX_BATCH),)
-    return export_model(ExportConfig(checkpoint, out, Kind.TENSORRT, Precision.FP32, profiles))[-1]
+    config = ExportConfig(checkpoint, out, Kind.TENSORRT, Precision.FP32, profiles=profiles)
+    return export_model(config)[-1]
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +314,9 @@ def two_streams(request: pytest.FixtureRequest) -> Iterator[tuple[Backend, ...]]
 def pt2_on_gpu(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     out = tmp_path_factory.mktemp("pt2") / "small.pt2"
     profiles = (Batch(1, 4, MAX_BATCH),)
-    config = ExportConfig(checkpoint, out, Kind.PT2, Precision.FP32, profiles, device="cuda")
+    config = ExportConfig(
+        checkpoint, out, Kind.PT2, Precision.FP32, profiles=profiles, device="cuda"
+    )
     return export_model(config)[-1]
 
 

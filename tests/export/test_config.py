@@ -56,8 +56,8 @@ BUILD = EngineBuild(
             Path("a.engine"),
             Kind.TENSORRT,
             Precision.TF32,
-            (Batch(1, 4, 16),),
-            BUILD,
+            profiles=(Batch(1, 4, 16),),
+            build=BUILD,
         ),
         ExportConfig(
             Path("best.pt"),

@@ -86,7 +86,7 @@ def test_checkpoint_becomes_a_graph_that_runs_and_an_engine(
         tmp_path / "a.engine",
         Kind.TENSORRT_RTX,
         precision,
-        (Batch(1, 2, 4),),
+        profiles=(Batch(1, 2, 4),),
         data=painted,
         limit=2,
         device="cpu",

@@ -132,7 +132,11 @@ class _BroadcastPooling(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         pooled: Tensor = super().forward(features)  # type: ignore[no-untyped-call]  # torch's
-        return pooled.expand(-1, -1, features.shape[-2], features.shape[-1])
+        everywhere = pooled.expand(-1, -1, features.shape[-2], features.shape[-1])
+        if features.is_cuda and features.is_contiguous(memory_format=torch.channels_last):
+            # An expanded map has no layout: joined with it, the other branches would become NCHW.
+            return everywhere.contiguous(memory_format=torch.channels_last)
+        return everywhere
 
 
 def _broadcast_pooled_branch(classifier: nn.Sequential) -> None:

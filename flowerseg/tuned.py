@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowerseg.backends.base import Layout
 from flowerseg.backends.device import allowed_cores, device_name
 from flowerseg.errors import ArtifactError
 from flowerseg.files import write_text
@@ -48,6 +49,8 @@ class Tuned:
     agreement_iou: float | None
     measured: str  # when
     schema: int = SCHEMA
+    cudnn_benchmark: bool = False
+    layout: Layout | None = None
 
 
 def write_tuned(path: Path, tuned: Tuned) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ from flowerseg.artifact import (
 )
 from flowerseg.backends import SessionOptions, ort
 from flowerseg.cli import predict as command
-from flowerseg.cli.predict import predict
+from flowerseg.cli.predict import _as_tuned, predict
 from flowerseg.files import sha256_of
 from flowerseg.images import read_mask_colours, write_jpeg, write_png
 from flowerseg.predict.lock import locked
+from flowerseg.predict.ray_ import Opening
 from flowerseg.preprocess import Preprocess
-from flowerseg.tuned import Tuned, machine_here, write_tuned
+from flowerseg.tuned import Tuned, machine_here, read_tuned, write_tuned
 
 SIDE = 32
 PROVED = Proof(status="proved", how="test")
@@ -432,6 +434,14 @@ def test_a_measured_setting_is_used(
     assert (run["batch"], run["backend"]["runtime"]) == (3, "onnxruntime")
     assert opened == [SessionOptions(threads=1, streams=2, shares_cores=True)]
     assert "batch 3, 2 streams, " in result.stderr
+
+
+def test_every_measured_option_reaches_the_session(model: Path, tuned: Path) -> None:
+    measured = replace(
+        read_tuned(tuned), cuda_graph=True, cudnn_benchmark=True, layout="channels-last"
+    )
+    opening = _as_tuned(Opening(model), measured)
+    assert opening.options() == SessionOptions(1, 2, True, True, True, "channels-last")
 
 
 def test_several_streams_make_the_masks_of_one(photos: Path, model: Path, tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ def tuned_from(results: Results) -> Tuned | None:
         threads=row.threads,
         streams=row.streams,
         cuda_graph=row.cuda_graph,
+        cudnn_benchmark=row.cudnn_benchmark,
+        layout=row.layout,
         images_per_s=choice.images_per_s,
         flower_iou=row.quality.flower_iou,
         agreement_iou=row.quality.agreement_iou,
@@ -72,9 +74,7 @@ def _choices(results: Results, goal: str, boundary: Boundary) -> list[Choice]:
 
 
 def _may_ship(row: Row) -> bool:
-    """Whether a row is proved, and opened in a way that `Tuned` can describe."""
-    is_told = not row.cudnn_benchmark and row.layout is None
-    return not row.is_null and not row.is_unproven and is_told
+    return not row.is_null and not row.is_unproven
 
 
 def _batch_ms(results: Results, item: Measurement) -> float | None:

@@ -153,7 +153,7 @@ def _parted(
     "tuned_file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="tuned.json of flowerseg-bench: its runtime, batch, threads, streams and CUDA graph. "
+    help="tuned.json of flowerseg-bench: all that it says about how to open the model. "
     "Refused for another model and on another machine.",
 )
 @click.option(
@@ -265,6 +265,8 @@ def _as_tuned(opening: "Opening", tuned: "Tuned") -> "Opening":
         threads=tuned.threads,
         streams=tuned.streams,
         cuda_graph=tuned.cuda_graph,
+        cudnn_benchmark=tuned.cudnn_benchmark,
+        layout=tuned.layout,
     )
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowerseg.artifact import manifest_path, read_manifest
 from flowerseg.backends import SessionOptions, fastest_proved, for_folders
+from flowerseg.backends.base import Layout
 from flowerseg.errors import BackendUnavailable, FlowersegError
 from flowerseg.images import photo_bytes
 from flowerseg.isolate import IsolatedDecoder
@@ -63,6 +64,8 @@ class Opening:
     streams: int | None = None
     cuda_graph: bool | None = None
     cores: int | None = None  # that it may take on the CPU; None: all
+    cudnn_benchmark: bool = False
+    layout: Layout | None = None
 
     def options(self) -> SessionOptions:
         """How it is opened on this machine."""
@@ -74,7 +77,7 @@ class Opening:
             chosen = replace(chosen, streams=self.streams, threads=self.threads)
         if self.cuda_graph is not None:
             chosen = replace(chosen, cuda_graph=self.cuda_graph)
-        return chosen
+        return replace(chosen, cudnn_benchmark=self.cudnn_benchmark, layout=self.layout)
 
     def segmenter(self) -> Segmenter:
         """The model, opened on this machine."""

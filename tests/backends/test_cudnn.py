@@ -295,9 +295,16 @@ def test_onnxruntime_on_cuda_may_not_fall_back_to_the_cpu_for_single_nodes(
         return SimpleNamespace(get_providers=lambda: [provider])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     ort._session(b"", [(provider, {})])
     assert found == [entry]
+
+
+def test_build_of_onnxruntime_without_cuda_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailable, match=r"is a build without CUDA.*onnxruntime-gpu"):
+        ort._session(b"", [("CUDAExecutionProvider", {})])
 
 
 def test_each_rank_tells_nccl_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ NAMES = ["two threads", "one thread", "unproven"]
 def results(tiny_results: Results) -> Results:
     row = tiny_results.rows[0]
     rows = (
-        replace(row, name="two threads", threads=2),
+        replace(row, name="two threads", threads=2, cudnn_benchmark=True, layout="channels-last"),
         replace(row, name="one thread", threads=1),
         replace(row, name="unproven", is_unproven=True),
     )
@@ -104,6 +104,7 @@ def test_the_setting_for_predict_is_the_advice_with_the_iou_of_the_same_row(
 
     row = found.rows[0]
     assert (tuned.runtime, tuned.batch, tuned.threads) == ("onnxruntime", 1, 2)
+    assert (tuned.cudnn_benchmark, tuned.layout) == (True, "channels-last")
     assert (tuned.model, tuned.sha256) == (Path(row.file).name, row.sha256)
     assert (tuned.goal, tuned.images_per_s) == (with_bound(15.0), 100.0)
     assert tuned.flower_iou == row.quality.flower_iou

@@ -259,7 +259,7 @@ def test_onnxruntime_replays_its_graphs_in_one_thread_whoever_calls(
     monkeypatch.setattr(ort, "DeviceBatch", lambda _: batch)
     monkeypatch.setattr(ort, "_session", lambda *_: session)
     monkeypatch.setattr(ort, "_info", lambda *_: None)
-    file: Any = SimpleNamespace(path=Path("a.onnx"))
+    file: Any = SimpleNamespace(path=Path("a.onnx"), manifest=SimpleNamespace(quantised_for=""))
     backend = ort.OrtCudaBackend(file, "cuda:0", SessionOptions(cuda_graph=cuda_graph))
 
     def execute() -> None:

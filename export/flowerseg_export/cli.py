@@ -1,6 +1,6 @@
 """`flowerseg-export`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,7 +9,13 @@ import click
 from click.core import ParameterSource
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flowerseg.cli.options import Command, device_option, json_option, stderr_console
+from flowerseg.cli.options import (
+    Command,
+    device_option,
+    json_option,
+    print_result,
+    stderr_console,
+)
 from flowerseg.cli.verify import proof_progress, proof_text
 
 if TYPE_CHECKING:
@@ -110,6 +116,20 @@ def engine_options(command: F) -> F:
     help="SOURCE is an engine: build it again for this machine from the ONNX file beside it.",
 )
 @click.option(
+    "--refit",
+    type=click.Path(path_type=Path),
+    metavar="ENGINE",
+    help="Give the weights of SOURCE, a checkpoint, to this refittable engine instead of building "
+    "one; precision and batch sizes are the engine's. --out ENGINE --force refits in place.",
+)
+@click.option(
+    "--inspect",
+    is_flag=True,
+    help="SOURCE is an engine: list its layers, their kernels, formats and times, and the torch "
+    "modules that they come from. --batch N: photos in a batch; default: the engine's OPT. Writes "
+    "nothing.",
+)
+@click.option(
     "--reference",
     type=click.Path(path_type=Path),
     help="The checkpoint to prove against, where SOURCE is an ONNX file or an engine.",
@@ -149,7 +169,10 @@ def export(
     from flowerseg_export.export import Listener, export_model
     from flowerseg_export.triton import refuse_unservable, write_triton
 
-    config = _rebuild_config(ctx, asked) if asked["rebuild"] else _config(asked)
+    if asked["inspect"]:
+        _inspect(ctx, asked, as_json=as_json)
+        return
+    config = _requested_config(ctx, asked)
     if triton:
         refuse_unservable(config.target, config.out, config.batch, triton, force=config.force)
         _refuse_unprovable(config, unproven=unproven)
@@ -172,14 +195,19 @@ def export(
         console.print(f"for Triton: {write_triton(written[-1], triton, force=config.force)}")
 
 
+def _requested_config(ctx: click.Context, asked: dict[str, Any]) -> "ExportConfig":
+    if asked["refit"]:
+        return _refit_config(ctx, asked)
+    return _rebuild_config(ctx, asked) if asked["rebuild"] else _config(asked)
+
+
 def _config(asked: dict[str, Any]) -> "ExportConfig":
     """What was asked for, or wrong usage, which is exit code 2."""
     from flowerseg.artifact import Kind, Precision
     from flowerseg_export.config import ExportConfig
     from flowerseg_export.int8 import Calibration
 
-    if asked["out"] is None:
-        raise click.UsageError("--out FILE is missing.")
+    _require_out(asked)
     chosen = [Precision(name) for name in ("fp16", "int8", "tf32") if asked[name]]
     if len(chosen) > 1:
         raise click.UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other.")
@@ -202,15 +230,69 @@ def _config(asked: dict[str, Any]) -> "ExportConfig":
 def _rebuild_config(ctx: click.Context, asked: dict[str, Any]) -> "ExportConfig":
     from flowerseg_export.config import config_to_rebuild
 
-    said = [n for n in _FROM_MANIFEST if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    said = _said(ctx, _FROM_MANIFEST)
     if said:
-        option = said[0].replace("_", "-").replace("target", "to")
         raise click.UsageError(
-            f"--rebuild takes --{option} from the engine's manifest. Leave it out, or build a new "
+            f"--rebuild takes --{said[0]} from the engine's manifest. Leave it out, or build a new "
             "engine from the ONNX file."
         )
     proof = ("reference", "data", "split", "limit", "device")
     return config_to_rebuild(asked["source"], **{name: asked[name] for name in proof})
+
+
+def _refit_config(ctx: click.Context, asked: dict[str, Any]) -> "ExportConfig":
+    from flowerseg_export.refit import config_to_refit
+
+    said = _said(ctx, [*(name for name in _FROM_MANIFEST if name != "out"), "rebuild", "reference"])
+    if said:
+        raise click.UsageError(
+            f"--refit takes everything but the weights from the engine: leave --{said[0]} out, or "
+            "build a new engine."
+        )
+    _require_out(asked)
+    proof = ("data", "split", "limit", "device", "force")
+    return config_to_refit(
+        asked["source"], asked["refit"], asked["out"], **{name: asked[name] for name in proof}
+    )
+
+
+def _inspect(ctx: click.Context, asked: dict[str, Any], *, as_json: bool) -> None:
+    from flowerseg.artifact import open_artifact
+    from flowerseg_export.inspect_engine import inspect_engine
+
+    used = {"source", "inspect", "batch", "device", "as_json"}
+    said = _said(ctx, [name for name in ctx.params if name not in used])
+    if said:
+        raise click.UsageError(
+            f"--inspect writes nothing and takes --batch N, --device and --json only: leave "
+            f"--{said[0]} out."
+        )
+    batch = _inspected_batch(asked["batch"]) if _said(ctx, ["batch"]) else None
+    console = stderr_console()
+    report = inspect_engine(
+        open_artifact(asked["source"]), asked["device"], batch, lambda line: console.print(line)
+    )
+    print_result(report, str(report), as_json=as_json)
+
+
+def _inspected_batch(texts: Sequence[str]) -> int:
+    if len(texts) == 1 and texts[0].isdigit() and int(texts[0]) > 0:
+        return int(texts[0])
+    raise click.BadParameter(
+        f"{' '.join(texts)!r} is not one number of photos, which --inspect takes",
+        param_hint="--batch",
+    )
+
+
+def _said(ctx: click.Context, names: Iterable[str]) -> list[str]:
+    """The options among these parameters that were given on the command line."""
+    said = [n for n in names if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    return [{"target": "to", "as_json": "json"}.get(n, n).replace("_", "-") for n in said]
+
+
+def _require_out(asked: dict[str, Any]) -> None:
+    if asked["out"] is None:
+        raise click.UsageError("--out FILE is missing.")
 
 
 def _engine_build(asked: dict[str, Any]) -> "EngineBuild":

@@ -36,6 +36,7 @@ class ExportConfig:
     keep_fp32: tuple[str, ...] = ()  # globs of modules that FP16 and INT8 leave alone
     repair: bool = False  # add to keep_fp32 what FP16 needs to pass its proof
     calibration: Calibration = Calibration.MINMAX
+    refit: Path | None = None  # the engine whose kernels are kept, with the weights of `source`
     reference: Path | None = None  # the checkpoint to prove against, where `source` is not it
     data: Path | None = None  # labelled photos for the proof, and for INT8's calibration
     split: str = "val"
@@ -82,7 +83,11 @@ class ExportConfig:
 
 def rebuild_command(config: ExportConfig) -> str:
     """The command that makes the same file again."""
-    words = ["flowerseg-export", str(config.source), "--to", str(config.target)]
+    words = ["flowerseg-export", str(config.source)]
+    if config.refit:  # whose manifest says the rest
+        words += ["--refit", str(config.refit)]
+        return shlex.join([*words, *_proof_options(config), "--out", str(config.out), "--force"])
+    words += ["--to", str(config.target)]
     words += [f"--{config.precision}"] if config.precision is not Precision.FP32 else []
     for glob in config.keep_fp32:
         words += ["--keep-fp32", glob]
@@ -93,8 +98,7 @@ def rebuild_command(config: ExportConfig) -> str:
             words += ["--batch", str(batch)]
         words += _build_options(config.build)
     words += ["--reference", str(config.reference)] if config.reference else []
-    words += ["--data", str(config.data), "--split", config.split] if config.data else []
-    return shlex.join([*words, "--out", str(config.out), "--force"])
+    return shlex.join([*words, *_proof_options(config), "--out", str(config.out), "--force"])
 
 
 def config_to_rebuild(engine: Path, **proof: object) -> ExportConfig:
@@ -128,6 +132,10 @@ def config_to_rebuild(engine: Path, **proof: object) -> ExportConfig:
         force=True,
     )
     return dataclasses.replace(asked, **proof)  # type: ignore[arg-type]  # fields by name
+
+
+def _proof_options(config: ExportConfig) -> list[str]:
+    return ["--data", str(config.data), "--split", config.split] if config.data else []
 
 
 def _parent_beside(engine: Path, name: str, sha256: str) -> Artifact:

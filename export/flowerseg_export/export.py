@@ -30,7 +30,7 @@ from flowerseg.backends.device import (
     device_name,
     resolve_device,
 )
-from flowerseg.backends.trt import import_tensorrt
+from flowerseg.backends.trt import Engine, import_tensorrt
 from flowerseg.checkpoint import network_from_artifact, save_checkpoint
 from flowerseg.data import PhotoSet, open_photos
 from flowerseg.errors import BackendUnavailable, ExportError, FlowersegError
@@ -47,6 +47,7 @@ from flowerseg_export.engine import OnProgress, built_for, engine_from_onnx
 from flowerseg_export.graph import onnx_from_network, set_metadata
 from flowerseg_export.int8 import Flavour, int8_from_onnx
 from flowerseg_export.pt2 import write_pt2
+from flowerseg_export.refit import Refitted, refit, require_same_graph, require_same_network
 from flowerseg_export.repair import Repaired, repair
 from flowerseg_export.trtexec import trtexec_commands
 
@@ -133,6 +134,8 @@ def _repaired(
 
 def _write_chain(config: ExportConfig, source: Artifact, told: Listener) -> list[Artifact]:
     """The file asked for, after those that it is made from."""
+    if config.refit:
+        return _write_refitted(config, open_artifact(config.refit), source, told)
     if config.target in ENGINES:
         # Without a GPU there is no engine: refuse before minutes of work.
         built_for(config.target, config.build, config.device)
@@ -161,6 +164,14 @@ def _write_compact(config: ExportConfig, source: Artifact, network: FlowerNet) -
 
 
 def _write_onnx(config: ExportConfig, source: Artifact, network: FlowerNet) -> Artifact:
+    model, manifest = _graph(config, source, network)
+    return publish(config.onnx_path, manifest, lambda path: _save(model, path))
+
+
+def _graph(
+    config: ExportConfig, source: Artifact, network: FlowerNet
+) -> tuple[onnx.ModelProto, Manifest]:
+    """The ONNX file's content, and its manifest."""
     size_hw = source.manifest.preprocess.size_hw
     model = onnx_from_network(_typed(config, source, network), size_hw)
     manifest = _manifest(config, source, Kind.ONNX)
@@ -171,7 +182,7 @@ def _write_onnx(config: ExportConfig, source: Artifact, network: FlowerNet) -> A
         how = f"{flavour}; {config.calibration} over {len(frames)} photos"
         manifest = dataclasses.replace(manifest, quantisation=how)
     set_metadata(model, _metadata(manifest))
-    return publish(config.onnx_path, manifest, lambda path: _save(model, path))
+    return model, manifest
 
 
 def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Artifact:
@@ -205,6 +216,57 @@ def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Arti
     )
     manifest = dataclasses.replace(manifest, trtexec=trtexec_commands(manifest, config.out.name))
     return publish(config.out, manifest, lambda path: _write(path, engine))
+
+
+def _write_refitted(
+    config: ExportConfig, old: Artifact, source: Artifact, told: Listener
+) -> list[Artifact]:
+    """An engine with the weights of the checkpoint, after the ONNX file that holds them too.
+
+    Nothing is written before TensorRT has taken the weights: refitted in place, an engine and its
+    ONNX file stay as they were where it refuses.
+    """
+    require_same_network(old, source)
+    engine = Engine(old, config.device, told.on_stage)  # without its GPU: refused before the work
+    told.on_stage("exporting to ONNX")
+    model, manifest = _graph(config, source, network_from_artifact(source))
+    require_same_graph(old, model)
+    told.on_stage(f"replacing the weights of {old.path}")
+    refitted = refit(engine, model)
+    _tell_what_is_lost(config, old, refitted, told)
+    graph = publish(config.onnx_path, manifest, lambda path: _save(model, path))
+    manifest = dataclasses.replace(
+        graph.manifest,
+        kind=config.target,
+        precision=config.precision,
+        batch=config.batch,
+        profiles=config.profiles,
+        engine=dataclasses.replace(config.build, refittable=refitted.is_refittable),
+        parents=(*graph.manifest.parents, as_parent(graph)),
+        built_for=old.manifest.built_for,
+        versions={str(config.target): old.manifest.versions[config.target]},
+        rebuild=rebuild_command(config),
+    )
+    manifest = dataclasses.replace(manifest, trtexec=trtexec_commands(manifest, config.out.name))
+    return [graph, publish(config.out, manifest, lambda path: _write(path, refitted.content))]
+
+
+def _tell_what_is_lost(
+    config: ExportConfig, old: Artifact, refitted: Refitted, told: Listener
+) -> None:
+    """TensorRT before 10.14 may serialise a refitted engine as one that takes no other weights."""
+    if refitted.is_refittable:
+        return
+    if config.out.resolve() == old.path.resolve():
+        raise ExportError(
+            f"{old.path}: this version of TensorRT writes a refitted engine that cannot be "
+            "refitted again, and it would replace the one that can. Choose another --out, or use "
+            "TensorRT 10.14 or later."
+        )
+    told.on_stage(
+        f"{config.out} cannot be refitted again (TensorRT before 10.14): keep {old.path} for the "
+        "next checkpoint"
+    )
 
 
 def _write_pt2(config: ExportConfig, source: Artifact, network: FlowerNet) -> Artifact:

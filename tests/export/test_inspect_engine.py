@@ -148,9 +148,10 @@ def test_fields_that_are_not_known_are_kept() -> None:
     ],
 )
 def test_names_alone_lead_to_torch_modules_too(name: str, modules: tuple[str, ...]) -> None:
-    """What an engine has that was built with layer names only."""
-    (layer,), _ = _layers(name)
+    """In an engine that was built with layer names only, and in layers without metadata."""
+    (layer, detailed), _ = _layers(name, {"Name": name, "LayerType": "Reformat"})
     assert (layer.name, layer.modules, layer.kind) == (name, modules, "")
+    assert (detailed.name, detailed.modules, detailed.kind) == (name, modules, "Reformat")
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,10 @@ class TrtexecCommands:
     time: tuple[str, ...]  # one for each optimisation profile, at its `opt`
 
 
+QuantisedFor = Literal["", "cpu", "tensorrt"]
+"""Whose INT8 kernels a graph is written for; empty: it is not INT8, or older than this field."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Everything that must be known before a model file is opened."""
@@ -247,6 +251,7 @@ class Manifest:
     preprocess: Preprocess
     threshold: float = 0.5
     quantisation: str = ""  # flavour and calibration of an INT8 graph
+    quantised_for: QuantisedFor = ""  # the runtimes whose INT8 kernels a graph is written for
     keep_fp32: tuple[str, ...] = ()  # globs of modules that stay in FP32 in FP16 and INT8 graphs
     batch: Batch | None = None  # None: any
     engine: EngineBuild | None = None
@@ -261,6 +266,7 @@ class Manifest:
     created: str = ""
     schema: int = SCHEMA
     selftest: SelfTest | None = None  # None: a model older than it, or one that no photo moves
+    float_type: Precision = Precision.FP32  # INT8 files: what is not quantised computes in it
     profiles: tuple[Batch, ...] = ()  # of an engine, in its order; empty: one, which is `batch`
     trtexec: dict[str, TrtexecCommands] = field(default_factory=dict)  # by TensorRT's major version
 

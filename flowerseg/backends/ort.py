@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from flowerseg.arrays import Foreground, Images
-from flowerseg.artifact import Artifact
+from flowerseg.artifact import Artifact, QuantisedFor
 from flowerseg.backends.base import ONE_BATCH, BackendInfo, SessionOptions
 from flowerseg.backends.device import info_of, resolve_device
 from flowerseg.backends.transfer import DeviceBatch
@@ -33,7 +33,7 @@ def open_onnx(
     if chosen != "cpu":
         # A session computes on one stream: each stream has a session, and the weights once more.
         return tuple(OrtCudaBackend(artifact, chosen, options) for _ in range(options.streams))
-    session = _session(artifact.path, [(_CPU, {})], options)
+    session = _session(artifact.path, [(_CPU, {})], options, artifact.manifest.quantised_for)
     info = _info(artifact, "cpu")
     return tuple(OrtCpuBackend(session, info) for _ in range(options.streams))
 
@@ -81,7 +81,8 @@ class OrtCudaBackend:
             "use_tf32": "0",
             "enable_cuda_graph": str(int(options.cuda_graph)),
         }
-        self._session = _session(artifact.path, [(_CUDA, provider)])
+        quantised_for = artifact.manifest.quantised_for
+        self._session = _session(artifact.path, [(_CUDA, provider)], ONE_BATCH, quantised_for)
         self.info = _info(artifact, device)
 
     def upload(self, images: Images) -> None:
@@ -122,7 +123,7 @@ class OrtCudaBackend:
 
 
 def values_in_onnx(
-    model: bytes, names: Sequence[str]
+    artifact: Artifact, names: Sequence[str]
 ) -> Callable[[Images], dict[str, NDArray[Any]]]:
     """Open an ONNX file so that values inside it come out; on the CPU.
 
@@ -130,7 +131,7 @@ def values_in_onnx(
     that, is not to be seen so.
 
     Args:
-        model: the file's bytes.
+        artifact: the file.
         names: values of its graph.
 
     Returns:
@@ -142,12 +143,13 @@ def values_in_onnx(
     """
     import onnx
 
-    opened = onnx.load_from_string(model)
+    opened = onnx.load(artifact.path)
     border = {value.name for value in opened.graph.output}
     for name in names:
         if name not in border:
             opened.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    session = _session(opened.SerializeToString(), [(_CPU, {})])
+    quantised_for = artifact.manifest.quantised_for
+    session = _session(opened.SerializeToString(), [(_CPU, {})], ONE_BATCH, quantised_for)
 
     def run(images: Images) -> dict[str, NDArray[Any]]:
         return dict(zip(names, session.run(list(names), {"images": images}), strict=True))
@@ -159,6 +161,7 @@ def _session(
     model: Path | bytes,
     providers: list[tuple[str, dict[str, Any]]],
     wanted_options: SessionOptions = ONE_BATCH,
+    quantised_for: QuantisedFor = "",
 ) -> Any:
     """A session that runs on the provider asked for, or an error: ONNX Runtime itself falls back
     to the CPU without an exception."""
@@ -171,6 +174,10 @@ def _session(
         onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries that torch's wheels brought
     source = str(model) if isinstance(model, Path) else model
     options = _session_options(wanted, wanted_options)
+    if quantised_for == "tensorrt":
+        # Compute in float on the rounded values, as the graph says. ONNX Runtime would quantise the
+        # biases too, which TensorRT keeps in float, and in half their steps become zero (1.31).
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = onnxruntime.InferenceSession(source, sess_options=options, providers=providers)
     except Exception as error:  # pybind exceptions of many types, all of them "cannot load"

@@ -192,10 +192,9 @@ def _graph_of(artifact: Artifact) -> Artifact | None:
 
 
 def _onnx_source(artifact: Artifact, network: FlowerNet) -> _Source:
-    content = artifact.path.read_bytes()
-    graph = onnx.load_from_string(content).graph
+    graph = onnx.load(artifact.path).graph
     spots = spots_in(graph, calls_of(network, artifact.manifest.preprocess.size_hw))
-    run = values_in_onnx(content, [value for value, _ in spots.values()])
+    run = values_in_onnx(artifact, [value for value, _ in spots.values()])
 
     def source(frame: Rgb) -> dict[Call, Value]:
         values = run(frame[None])

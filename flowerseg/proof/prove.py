@@ -135,7 +135,8 @@ def prove(
     how = f"executed by {info}"
     faults = faults_of(parity, expected, allowed)
     emulated: Emulated | None = None
-    if precision is Precision.FP16 and info.device == "cpu" and info.runtime in _WIDENS_HALF:
+    computes_in_half = Precision.FP16 in (precision, manifest.float_type)
+    if computes_in_half and info.device == "cpu" and info.runtime in _WIDENS_HALF:
         how += ", which computes half in FP32, so half was emulated in PyTorch too"
         emulated = before.emulated if before else None
         emulated = emulated or _emulate_half(artifact, reference, expected, allowed)

@@ -87,7 +87,12 @@ def engine_options(command: F) -> F:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--to", "target", type=click.Choice(TARGETS), default="onnx", show_default=True)
 @click.option("--fp16", is_flag=True, help="Type the network in half precision, in the graph.")
-@click.option("--int8", is_flag=True, help="Quantise with Q/DQ nodes, calibrated on --data.")
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Quantise with Q/DQ nodes, calibrated on --data. For engines also with --fp16: what is "
+    "not quantised computes in half.",
+)
 @click.option(
     "--keep-fp32",
     multiple=True,
@@ -208,15 +213,17 @@ def _config(asked: dict[str, Any]) -> "ExportConfig":
     from flowerseg_export.int8 import Calibration
 
     _require_out(asked)
-    chosen = [Precision(name) for name in ("fp16", "int8", "tf32") if asked[name]]
-    if len(chosen) > 1:
-        raise click.UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other.")
+    chosen = [Precision(name) for name in ("int8", "fp16", "tf32") if asked[name]]
+    is_int8_with_half = chosen == [Precision.INT8, Precision.FP16]
+    if len(chosen) > 1 and not is_int8_with_half:
+        raise click.UsageError(f"--{chosen[-2]} and --{chosen[-1]} exclude each other.")
     same = ("source", "out", "reference", "data", "split", "limit", "device", "force")
     try:
         return ExportConfig(
             **{name: asked[name] for name in same},
             target=Kind(asked["target"]),
             precision=chosen[0] if chosen else Precision.FP32,
+            float_type=Precision.FP16 if is_int8_with_half else Precision.FP32,
             profiles=tuple(_batch(text) for text in asked["batch"]),
             build=_engine_build(asked),
             keep_fp32=asked["keep_fp32"],

@@ -31,6 +31,7 @@ class ExportConfig:
     out: Path
     target: Kind = Kind.ONNX
     precision: Precision = Precision.FP32  # of a checkpoint's export; an ONNX file carries its own
+    float_type: Precision = Precision.FP32  # of INT8: what is not quantised computes in it
     profiles: tuple[Batch, ...] = (Batch(),)  # of an engine: batch sizes of each profile
     build: EngineBuild = field(default_factory=EngineBuild)
     keep_fp32: tuple[str, ...] = ()  # globs of modules that FP16 and INT8 leave alone
@@ -49,6 +50,11 @@ class ExportConfig:
         whole_range(self.profiles)
         if self.precision is Precision.INT8 and self.target in (Kind.PT2, Kind.CHECKPOINT):
             raise ValueError(f"INT8 is made for ONNX and TensorRT, not for {self.target}")
+        if self.float_type is Precision.FP16 and self.target not in ENGINES:
+            raise ValueError(
+                "--int8 with --fp16 is for engines (--to tensorrt or tensorrt-rtx): on processors "
+                "ONNX Runtime and OpenVINO compute FP16 in FP32. Leave --fp16 out"
+            )
         if self.precision is Precision.INT8 and self.data is None:
             raise ValueError("INT8 needs photos to calibrate on: --data")
         if self.precision is Precision.TF32 and self.target is not Kind.TENSORRT:
@@ -57,7 +63,8 @@ class ExportConfig:
             raise ValueError("--keep-fp32 leaves modules out of --fp16 or --int8")
         if self.repair and (self.precision is not Precision.FP16 or self.data is None):
             raise ValueError(
-                "--repair finds on photos what half gets wrong: give --fp16 and --data"
+                "--repair finds on photos what half gets wrong: give --fp16 and --data, without "
+                "--int8"
             )
         if self.repair and self.target is Kind.CHECKPOINT:
             raise ValueError("--repair is for what computes in half; a checkpoint only stores it")
@@ -89,6 +96,7 @@ def rebuild_command(config: ExportConfig) -> str:
         return shlex.join([*words, *_proof_options(config), "--out", str(config.out), "--force"])
     words += ["--to", str(config.target)]
     words += [f"--{config.precision}"] if config.precision is not Precision.FP32 else []
+    words += ["--fp16"] if config.float_type is Precision.FP16 else []
     for glob in config.keep_fp32:
         words += ["--keep-fp32", glob]
     if config.precision is Precision.INT8:

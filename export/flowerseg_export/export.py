@@ -17,6 +17,7 @@ from flowerseg.artifact import (
     Manifest,
     Precision,
     Proof,
+    QuantisedFor,
     as_parent,
     open_artifact,
     publish,
@@ -44,7 +45,7 @@ from flowerseg.proof.painted import with_selftest
 from flowerseg.proof.report import write_due_report
 from flowerseg_export.config import ENGINES, ExportConfig, rebuild_command
 from flowerseg_export.engine import OnProgress, built_for, engine_from_onnx
-from flowerseg_export.graph import onnx_from_network, set_metadata
+from flowerseg_export.graph import OPSET_OF_HALF_SCALES, onnx_from_network, set_metadata
 from flowerseg_export.int8 import Flavour, int8_from_onnx
 from flowerseg_export.pt2 import write_pt2
 from flowerseg_export.refit import Refitted, refit, require_same_graph, require_same_network
@@ -109,6 +110,12 @@ def _reference(config: ExportConfig, source: Artifact) -> Artifact | None:
             f"{source.path} carries its own precision ({own}). Leave --{config.precision} out, or "
             "export the checkpoint."
         )
+    own_float = source.manifest.float_type
+    if config.precision is Precision.INT8 and config.float_type is not own_float:
+        raise ExportError(
+            f"{source.path} computes in {own_float} what is not quantised. Leave --int8 and --fp16 "
+            "out, or export the checkpoint."
+        )
     return open_artifact(config.reference) if config.reference else None
 
 
@@ -172,17 +179,32 @@ def _graph(
     config: ExportConfig, source: Artifact, network: FlowerNet
 ) -> tuple[onnx.ModelProto, Manifest]:
     """The ONNX file's content, and its manifest."""
-    size_hw = source.manifest.preprocess.size_hw
-    model = onnx_from_network(_typed(config, source, network), size_hw)
+    special = specialised(network, source.manifest.preprocess.size_hw)
     manifest = _manifest(config, source, Kind.ONNX)
     if config.precision is Precision.INT8:
-        flavour = Flavour.TENSORRT if config.target in ENGINES else Flavour.CPU
-        frames = _calibration_frames(config, source)
-        model = int8_from_onnx(model, frames, flavour, config.calibration, config.keep_fp32)
-        how = f"{flavour}; {config.calibration} over {len(frames)} photos"
-        manifest = dataclasses.replace(manifest, quantisation=how)
+        model, how = _int8_model(config, source, special)
+        quantised_for: QuantisedFor = "tensorrt" if config.target in ENGINES else "cpu"
+        manifest = dataclasses.replace(manifest, quantisation=how, quantised_for=quantised_for)
+    else:
+        model = onnx_from_network(_typed(config, special), source.manifest.preprocess.size_hw)
     set_metadata(model, _metadata(manifest))
     return model, manifest
+
+
+def _int8_model(
+    config: ExportConfig, source: Artifact, special: FlowerNet
+) -> tuple[onnx.ModelProto, str]:
+    """The quantised graph, and how it was quantised."""
+    size_hw = source.manifest.preprocess.size_hw
+    model, half = onnx_from_network(special, size_hw), None
+    if config.float_type is Precision.FP16:
+        half = onnx_from_network(_in_half(config, special), size_hw, OPSET_OF_HALF_SCALES)
+    frames = _calibration_frames(config, source)
+    flavour = Flavour.TENSORRT if config.target in ENGINES else Flavour.CPU
+    calibration = config.calibration
+    model = int8_from_onnx(model, frames, flavour, calibration, config.keep_fp32, half)
+    rest = f", {config.float_type} between them" if flavour is Flavour.TENSORRT else ""
+    return model, f"{flavour}{rest}; {calibration} over {len(frames)} photos"
 
 
 def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Artifact:
@@ -271,7 +293,8 @@ def _tell_what_is_lost(
 
 def _write_pt2(config: ExportConfig, source: Artifact, network: FlowerNet) -> Artifact:
     device = resolve_device(config.device)
-    typed = _typed(config, source, network).to(device)
+    special = specialised(network, source.manifest.preprocess.size_hw)
+    typed = _typed(config, special).to(device)
     gpu = device_name(device) if device != "cpu" else ""
     manifest = dataclasses.replace(
         _manifest(config, source, Kind.PT2),
@@ -283,11 +306,12 @@ def _write_pt2(config: ExportConfig, source: Artifact, network: FlowerNet) -> Ar
     return publish(config.out, manifest, lambda path: write_pt2(typed, size_hw, path))
 
 
-def _typed(config: ExportConfig, source: Artifact, network: FlowerNet) -> FlowerNet:
-    """The network for its frames' size, in the precision that the graph is to have."""
-    special = specialised(network, source.manifest.preprocess.size_hw)
-    if config.precision is not Precision.FP16:
-        return special
+def _typed(config: ExportConfig, special: FlowerNet) -> FlowerNet:
+    """The network in the precision that the graph is to have."""
+    return _in_half(config, special) if config.precision is Precision.FP16 else special
+
+
+def _in_half(config: ExportConfig, special: FlowerNet) -> FlowerNet:
     try:
         return half_from_network(special, config.keep_fp32)
     except ValueError as error:
@@ -302,6 +326,7 @@ def _manifest(config: ExportConfig, source: Artifact, kind: Kind) -> Manifest:
         kind=kind,
         architecture=source.manifest.architecture,
         precision=Precision.FP32 if is_fp32 else config.precision,
+        float_type=config.float_type,
         keep_fp32=config.keep_fp32,
         preprocess=source.manifest.preprocess,
         threshold=source.manifest.threshold,
@@ -317,6 +342,8 @@ def _metadata(manifest: Manifest) -> dict[str, str]:
     fields = json.loads(manifest.to_json())
     kept = ("schema", "kind", "architecture", "precision", "quantisation", "keep_fp32")
     inside = {name: fields[name] for name in (*kept, "preprocess", "threshold", "parents", "data")}
+    if manifest.float_type is not Precision.FP32:  # said only where it is not the default
+        inside["float_type"] = manifest.float_type
     return {"flowerseg": json.dumps(inside, sort_keys=True)}
 
 

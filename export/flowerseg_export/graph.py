@@ -18,6 +18,8 @@ from flowerseg_export.tidy import tidy
 # No node needs more. Opset 19 changed Resize, for which ONNX Runtime has a CUDA kernel only since
 # recent versions: older ones would compute that node on the CPU, between two copies of the map.
 OPSET = 18
+# The first opset whose QuantizeLinear takes values and scales in half. For TensorRT only.
+OPSET_OF_HALF_SCALES = 19
 
 # A batch of one would be taken for a constant by the exporter.
 _EXAMPLE_BATCH = 2
@@ -25,12 +27,13 @@ _LARGEST_BATCH = 4096
 _DYNAMIC_SHAPES = {"images": {0: torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)}}
 
 
-def onnx_from_network(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
+def onnx_from_network(network: FlowerNet, size_hw: SizeHW, opset: int = OPSET) -> onnx.ModelProto:
     """Export a network in the precision that its weights have.
 
     Args:
         network: made for frames of this size by `model.specialised`.
         size_hw: height and width of the frames.
+        opset: of the graph.
 
     Raises:
         ExportError: PyTorch's exporter or the checker of ONNX refuses.
@@ -42,7 +45,7 @@ def onnx_from_network(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
                 (_example(network, size_hw),),
                 dynamo=True,
                 dynamic_shapes=_DYNAMIC_SHAPES,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=["images"],
                 output_names=["foreground"],
                 verbose=False,

@@ -169,7 +169,11 @@ def test_file_that_fails_its_proof_is_kept_as_failed_and_the_exit_code_is_1(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--fp16", "--int8"], "exclude each other"),
+        (["--fp16", "--tf32"], "--fp16 and --tf32 exclude each other"),
+        (["--fp16", "--int8", "--tf32"], "--fp16 and --tf32 exclude each other"),
+        (["--fp16", "--int8", "--data", "."], "--int8 with --fp16 is for engines (--to tensorrt"),
+        (["--fp16", "--int8", "--to", "pt2", "--data", "."], "INT8 is made for ONNX and TensorRT"),
+        (["--fp16", "--int8", "--to", "checkpoint", "--data", "."], "INT8 is made for ONNX and"),
         (["--int8"], "INT8 needs photos to calibrate on: --data"),
         (["--int8", "--to", "pt2", "--data", "."], "INT8 is made for ONNX and TensorRT"),
         (["--int8", "--tf32"], "exclude each other"),
@@ -372,8 +376,10 @@ def test_int8_calibrates_on_the_training_split_and_proves_on_the_other(
         flavour: Flavour,
         calibration: Calibration,
         keep_fp32: tuple[str, ...],
+        half: onnx.ModelProto | None,
     ) -> onnx.ModelProto:
         seen.extend(frames)
+        assert half is None
         assert (flavour, calibration) == (Flavour.CPU, Calibration.PERCENTILE)
         assert keep_fp32 == ("classifier.4", "backbone.0")
         return model

@@ -66,6 +66,15 @@ BUILD = EngineBuild(
             profiles=(Batch(1, 1, 1), Batch(2, 8, 16), Batch(17, 64, 64)),
         ),
         ExportConfig(
+            Path("best.pt"),
+            Path("a.engine"),
+            Kind.TENSORRT,
+            precision=Precision.INT8,
+            float_type=Precision.FP16,
+            keep_fp32=("backbone.0",),
+            data=Path("photos"),
+        ),
+        ExportConfig(
             Path("a.onnx"),
             Path("b.engine"),
             Kind.TENSORRT_RTX,
@@ -96,6 +105,10 @@ def test_rebuild_command_asks_for_the_same(
     [
         ({"precision": Precision.INT8}, "photos to calibrate on"),
         ({"precision": Precision.INT8, "target": Kind.PT2}, "not for pt2"),
+        (
+            {"precision": Precision.INT8, "float_type": Precision.FP16, "data": Path("photos")},
+            "--int8 with --fp16 is for engines",
+        ),
         ({"precision": Precision.TF32}, "TF32 is a mode of TensorRT"),
         ({"keep_fp32": ("classifier",)}, "--keep-fp32 leaves modules out of"),
         ({"profiles": ()}, "at least one optimisation profile"),

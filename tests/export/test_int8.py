@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,9 +11,13 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from flowerseg.arrays import Images
-from flowerseg.artifact import Artifact, Batch, Kind
+from flowerseg.artifact import Artifact, Batch, Kind, Precision
 from flowerseg.errors import ExportError
+from flowerseg.proof import LIMITS
+from flowerseg.segmenter import Segmenter
+from flowerseg_export.config import ExportConfig
 from flowerseg_export.engine import engine_from_onnx
+from flowerseg_export.export import export_model
 from flowerseg_export.graph import check_contract
 from flowerseg_export.int8 import Calibration, Flavour, int8_from_onnx
 
@@ -21,6 +26,16 @@ SIZE_HW = (64, 64)
 
 # In the table of MobileNetV3-Large (Howard et al., 2019): blocks of more than 128 channels inside.
 _WIDE_DEPTHWISE = {f"backbone.{block}.block.1.0/Conv" for block in range(7, 16)}
+# Squeeze-and-excitation and ASPP's pooled branch convolve maps of 1 x 1.
+_OF_VECTORS = {"classifier.0.convs.4.1/Conv"} | {
+    f"backbone.{block}.block.2.{part}/Conv"
+    for block in (4, 5, 6, 11, 12, 13, 14, 15)
+    for part in ("fc1", "fc2")
+}
+_FLOATS = {
+    Flavour.CPU: {*_WIDE_DEPTHWISE, "classifier.4/Conv"},
+    Flavour.TENSORRT: {*_OF_VECTORS, "classifier.4/Conv"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +60,8 @@ def test_border_stays_uint8_and_convolutions_are_quantised(
     producers = {name: node for node in model.graph.node for name in node.output}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert len(convolutions) > 50
-    floats = {*_WIDE_DEPTHWISE, "classifier.4/Conv"} if flavour is Flavour.CPU else set()
     for node in convolutions:
-        if node.name not in floats:
+        if node.name not in _FLOATS[flavour]:
             sources = [producers[name].op_type for name in node.input[:2]]
             assert sources == ["DequantizeLinear", "DequantizeLinear"]
 
@@ -117,8 +131,12 @@ def test_tensorrt_flavour_is_symmetric_signed_and_without_int32_biases(
     assert TensorProto.INT32 not in {tensor.data_type for tensor in model.graph.initializer}
 
 
-def test_cpu_flavour_segments_much_like_fp32(
-    quantised: Callable[[Flavour], onnx.ModelProto], fp32_onnx: Artifact, frames: Images
+@pytest.mark.parametrize("flavour", list(Flavour))
+def test_quantised_graph_segments_much_like_fp32(
+    quantised: Callable[[Flavour], onnx.ModelProto],
+    flavour: Flavour,
+    fp32_onnx: Artifact,
+    frames: Images,
 ) -> None:
     masks = [
         onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(
@@ -127,7 +145,7 @@ def test_cpu_flavour_segments_much_like_fp32(
         >= 128
         for model in (
             fp32_onnx.path.read_bytes(),
-            quantised(Flavour.CPU).SerializeToString(),
+            quantised(flavour).SerializeToString(),
         )
     ]
     both, either = (masks[0] & masks[1]).sum(), (masks[0] | masks[1]).sum()
@@ -150,8 +168,7 @@ def test_modules_that_are_kept_stay_in_float(
 ) -> None:
     kept = ["backbone.0", "classifier.4"]
     model = int8_from_onnx(onnx.load(fp32_onnx.path), list(frames[:2]), flavour, keep_fp32=kept)
-    always = _WIDE_DEPTHWISE if flavour is Flavour.CPU else set()
-    assert _float_convolutions(model) == {"backbone.0.0/Conv", "classifier.4/Conv", *always}
+    assert _float_convolutions(model) == {"backbone.0.0/Conv", *_FLOATS[flavour]}
 
 
 def _float_convolutions(model: onnx.ModelProto) -> set[str]:
@@ -170,12 +187,13 @@ def test_glob_that_no_node_comes_from_is_named(fp32_onnx: Artifact, frames: Imag
         )
 
 
+@pytest.mark.parametrize("flavour", list(Flavour))
 def test_percentile_takes_narrower_ranges_than_the_extremes(
-    fp32_onnx: Artifact, frames: Images, capsys: pytest.CaptureFixture[str]
+    fp32_onnx: Artifact, frames: Images, capsys: pytest.CaptureFixture[str], flavour: Flavour
 ) -> None:
     model = onnx.load(fp32_onnx.path)
     extremes, percentile = (
-        _activation_scales(int8_from_onnx(model, list(frames[:4]), Flavour.CPU, method))
+        _activation_scales(int8_from_onnx(model, list(frames[:4]), flavour, method))
         for method in (Calibration.MINMAX, Calibration.PERCENTILE)
     )
     assert percentile.keys() == extremes.keys()
@@ -193,6 +211,68 @@ def _activation_scales(model: onnx.ModelProto) -> dict[str, float]:
     }
 
 
-def test_graph_that_cannot_be_quantised_is_an_export_error(frames: Images) -> None:
+@pytest.mark.parametrize("flavour", list(Flavour))
+def test_graph_that_cannot_be_quantised_is_an_export_error(
+    frames: Images, flavour: Flavour
+) -> None:
     with pytest.raises(ExportError, match="could not quantise the graph"):
-        int8_from_onnx(onnx.ModelProto(), list(frames[:1]), Flavour.CPU)
+        int8_from_onnx(onnx.ModelProto(), list(frames[:1]), flavour)
+
+
+def test_ranges_of_the_fp32_graph_quantise_the_one_in_half(
+    fp32_onnx: Artifact, fp16_onnx: Artifact, frames: Images
+) -> None:
+    model, half = (onnx.load(each.path) for each in (fp32_onnx, fp16_onnx))
+    images = list(frames[:4])
+    in_half = int8_from_onnx(model, images, Flavour.TENSORRT, half=half)
+    scales, exact = (
+        _activation_scales(graph)
+        for graph in (in_half, int8_from_onnx(model, images, Flavour.TENSORRT))
+    )
+    # The first convolution reads the frames behind their cast to half.
+    first = next(
+        node for node in in_half.graph.node if node.op_type == "Cast" and node.output[0] in scales
+    )
+    exact[first.output[0]] = exact.pop(first.input[0])
+    assert scales == pytest.approx(exact, rel=2**-10)
+
+
+@pytest.fixture(scope="module")
+def int8_among_half(
+    checkpoint: Path, painted: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
+    """The graph beside an RTX engine of the small network: INT8, and half between."""
+    config = ExportConfig(
+        checkpoint,
+        tmp_path_factory.mktemp("half") / "small.engine",
+        Kind.TENSORRT_RTX,
+        Precision.INT8,
+        float_type=Precision.FP16,
+        data=painted,
+        device="cpu",
+    )
+    return export_model(config)[0]
+
+
+def test_int8_among_half_is_proved_and_its_half_is_emulated(int8_among_half: Artifact) -> None:
+    proof = int8_among_half.manifest.proof
+    assert proof is not None
+    assert (proof.status, proof.mode) == ("proved", "emulated"), proof.why
+    assert proof.limits == LIMITS[Precision.INT8]
+    assert proof.emulated_agreement_iou is not None
+    assert proof.emulated_agreement_iou > 0.99
+
+
+def test_onnxruntime_computes_a_graph_for_tensorrt_as_it_is_written(
+    int8_among_half: Artifact, frames: Images
+) -> None:
+    # By itself it quantises the biases to INT32, with steps that are zero in half: 2.7 levels away.
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        str(int8_among_half.path), options, providers=["CPUExecutionProvider"]
+    )
+    (written,) = session.run(None, {"images": frames})
+    with Segmenter.open(int8_among_half.path, device="cpu", allow_unproven=True) as model:
+        computed = np.stack(list(model.infer(list(frames))))
+    assert np.abs(written.astype(int) - computed).mean() < 1

@@ -1,5 +1,7 @@
 """Architectures in every precision become ONNX files that run, and real engines."""
 
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +14,13 @@ import torch
 from flowerseg.arrays import Images, SizeHW
 from flowerseg.artifact import Artifact, Batch, Kind, Manifest, Precision, open_artifact
 from flowerseg.checkpoint import network_from_artifact, save_checkpoint
+from flowerseg.errors import ExportError
 from flowerseg.model import Architecture, Deployable, FlowerNet
 from flowerseg.preprocess import Preprocess
 from flowerseg_export import export as export_module
-from flowerseg_export.config import ExportConfig
+from flowerseg_export.config import ExportConfig, config_to_rebuild
 from flowerseg_export.export import export_model
-from flowerseg_export.graph import onnx_from_network
+from flowerseg_export.graph import OPSET, onnx_from_network
 
 SIZE_HW = (64, 64)
 # Weights of the deployable network in millions: torchvision's table has 42.0 and 61.0 with an
@@ -33,15 +36,31 @@ BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 1}
 ENGINE_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 3}
 
 
-FLOAT_AND_INT = (Precision.FP32, Precision.FP16, Precision.INT8)
+# What INT8 for TensorRT leaves in float: ASPP's pooled branch, and in MobileNetV3 the two products
+# of each squeeze-and-excitation, of its channels and its squeezed ones.
+FLOAT_MILLIONS = {
+    Architecture.RESNET101: 2048 * 256 / 1e6,
+    Architecture.RESNET50: 2048 * 256 / 1e6,
+    Architecture.MOBILENET_V3_LARGE: (
+        960 * 256 + 2 * (72 * 24 + 2 * 120 * 32 + 480 * 120 + 2 * 672 * 168 + 2 * 960 * 240)
+    )
+    / 1e6,
+}
+
+FLOAT_AND_INT = (  # the precision, and what INT8 computes in where it is not quantised
+    (Precision.FP32, Precision.FP32),
+    (Precision.FP16, Precision.FP32),
+    (Precision.INT8, Precision.FP32),
+    (Precision.INT8, Precision.FP16),
+)
 SLOW = pytest.mark.slow
 MOBILENET = pytest.param(Architecture.MOBILENET_V3_LARGE)
 RESNET101 = pytest.param(Architecture.RESNET101, marks=SLOW)
 CELLS = [
-    *(pytest.param(Architecture.MOBILENET_V3_LARGE, precision) for precision in FLOAT_AND_INT),
-    *(pytest.param(Architecture.RESNET101, precision, marks=SLOW) for precision in FLOAT_AND_INT),
+    *(pytest.param(Architecture.MOBILENET_V3_LARGE, *types) for types in FLOAT_AND_INT),
+    *(pytest.param(Architecture.RESNET101, *types, marks=SLOW) for types in FLOAT_AND_INT),
     # It has ResNet-101's blocks, fewer of them: one precision will do.
-    pytest.param(Architecture.RESNET50, Precision.FP16, marks=SLOW),
+    pytest.param(Architecture.RESNET50, Precision.FP16, Precision.FP32, marks=SLOW),
 ]
 
 
@@ -60,12 +79,12 @@ def random_checkpoint(
 @pytest.fixture(scope="module", autouse=True)
 def _each_graph_is_exported_once() -> Iterator[None]:
     """INT8 files are made of the FP32 graph, which torch's exporter need not give three times."""
-    graphs: dict[tuple[str, torch.dtype], bytes] = {}
+    graphs: dict[tuple[str, torch.dtype, int], bytes] = {}
 
-    def kept(network: FlowerNet, size_hw: SizeHW) -> onnx.ModelProto:
-        key = (network.architecture, network.head.weight.dtype)
+    def kept(network: FlowerNet, size_hw: SizeHW, opset: int = OPSET) -> onnx.ModelProto:
+        key = (network.architecture, network.head.weight.dtype, opset)
         if key not in graphs:
-            graphs[key] = onnx_from_network(network, size_hw).SerializeToString()
+            graphs[key] = onnx_from_network(network, size_hw, opset).SerializeToString()
         return onnx.load_from_string(graphs[key])
 
     with pytest.MonkeyPatch.context() as patch:
@@ -73,10 +92,13 @@ def _each_graph_is_exported_once() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("random_checkpoint", "precision"), CELLS, indirect=["random_checkpoint"])
+@pytest.mark.parametrize(
+    ("random_checkpoint", "precision", "float_type"), CELLS, indirect=["random_checkpoint"]
+)
 def test_checkpoint_becomes_a_graph_that_runs_and_an_engine(
     random_checkpoint: Artifact,
     precision: Precision,
+    float_type: Precision,
     painted: Path,
     frames: Images,
     tmp_path: Path,
@@ -86,19 +108,25 @@ def test_checkpoint_becomes_a_graph_that_runs_and_an_engine(
         tmp_path / "a.engine",
         Kind.TENSORRT_RTX,
         precision,
+        float_type=float_type,
         profiles=(Batch(1, 2, 4),),
         data=painted,
         limit=2,
         device="cpu",
     )
     graph, engine = export_model(config)
-    weights = 1e6 * MILLIONS[Architecture(random_checkpoint.manifest.architecture)]
-    assert 0.95 < graph.path.stat().st_size / (weights * BYTES[precision]) < 1.1
+    architecture = Architecture(random_checkpoint.manifest.architecture)
+    weights = 1e6 * MILLIONS[architecture]
+    file_bytes = weights * BYTES[precision]
+    if precision is Precision.INT8:
+        file_bytes += 1e6 * FLOAT_MILLIONS[architecture] * (BYTES[float_type] - 1)
+    assert 0.95 < graph.path.stat().st_size / file_bytes < 1.1
     # Some 4 MB of an engine are no weights.
     assert engine.path.stat().st_size / (weights * BYTES[precision]) > 0.95
     assert (engine.path.stat().st_size - 4e6) / (weights * ENGINE_BYTES[precision]) < 1.1
     for artifact in (graph, engine):
-        assert open_artifact(artifact.path).manifest.precision is precision
+        manifest = open_artifact(artifact.path).manifest
+        assert (manifest.precision, manifest.float_type) == (precision, float_type)
     session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
     (foreground,) = session.run(None, {"images": frames[:3]})
     assert foreground.shape == (3, *SIZE_HW)
@@ -107,6 +135,38 @@ def test_checkpoint_becomes_a_graph_that_runs_and_an_engine(
         with torch.inference_mode():
             expected = network(torch.from_numpy(frames[:3])).numpy()
         assert np.abs(foreground.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("random_checkpoint", [MOBILENET], indirect=True)
+def test_int8_engine_is_rebuilt_with_the_float_type_of_the_graph_beside_it(
+    random_checkpoint: Artifact, painted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.engine"
+    config = ExportConfig(
+        random_checkpoint.path,
+        path,
+        Kind.TENSORRT_RTX,
+        Precision.INT8,
+        float_type=Precision.FP16,
+        data=painted,
+        limit=1,
+        device="cpu",
+    )
+    graph, engine = export_model(config)
+    assert "--int8 --fp16" in engine.manifest.rebuild
+    assert graph.manifest.quantisation.startswith(
+        "symmetric int8 convolutions, float biases, fp16 between them; minmax over 12 photos"
+    )
+    (metadata,) = onnx.load(graph.path).metadata_props
+    assert json.loads(metadata.value)["float_type"] == "fp16"
+    (rebuilt,) = export_model(config_to_rebuild(path))
+    assert rebuilt.manifest.float_type is Precision.FP16
+    for precision, float_type in ((Precision.INT8, Precision.FP32), (Precision.FP16,) * 2):
+        asked = dataclasses.replace(
+            config, source=graph.path, precision=precision, float_type=float_type, force=True
+        )
+        with pytest.raises(ExportError, match=r"Leave --(int8 and --fp16|fp16) out"):
+            export_model(asked)
 
 
 @pytest.mark.parametrize("random_checkpoint", [MOBILENET, RESNET101], indirect=True)

@@ -170,6 +170,11 @@ def _session(
     except ImportError as error:
         raise BackendUnavailable(f"ONNX Runtime is not installed: {PIP_LINE}") from error
     wanted = providers[0][0]
+    if wanted not in onnxruntime.get_available_providers():
+        raise BackendUnavailable(
+            f"ONNX Runtime {onnxruntime.__version__} is a build without {wanted}. Replace it: "
+            f"pip uninstall onnxruntime, then {PIP_LINE}."
+        )
     if wanted != _CPU and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries that torch's wheels brought
     source = str(model) if isinstance(model, Path) else model

@@ -90,6 +90,9 @@ class StepJob:
         clock: Clock,
     ) -> None:
         self._steps = steps
+        # Several streams keep a thread each for all rounds: torch keeps cuDNN's kernels by thread,
+        # and a new thread would choose them again within the time that is measured.
+        self._threads = [ThreadPoolExecutor(1) for _ in steps] if len(steps) > 1 else []
         self._cycle = cycle
         self._batch = batch
         self._rule = rule
@@ -98,7 +101,10 @@ class StepJob:
 
     def warm_up(self) -> WarmUp:
         """Until stable, one stream after the other: see `WarmUpRule`."""
-        warm = [warm_up(step, self._rule, self._clock) for step in self._steps]
+        warm = [
+            self._begin(place, partial(warm_up, step, self._rule, self._clock))()
+            for place, step in enumerate(self._steps)
+        ]
         return WarmUp(
             runs=sum(one.runs for one in warm),
             wall_ms=round(sum(one.wall_ms for one in warm), 4),
@@ -110,18 +116,21 @@ class StepJob:
         from when all begin to when the last one ends.
         """
         firsts = [index * self._cycle // rounds + place for place in range(len(self._steps))]
-        for step, first in zip(self._steps, firsts, strict=True):
-            step(first)
+        for place, (step, first) in enumerate(zip(self._steps, firsts, strict=True)):
+            self._begin(place, partial(step, first))()
         begun = self._clock()
-        laps = in_threads(
-            [
-                partial(repeat, step, first + 1, self._budget, self._clock)
-                for step, first in zip(self._steps, firsts, strict=True)
-            ]
-        )
+        ends = [
+            self._begin(place, partial(repeat, step, first + 1, self._budget, self._clock))
+            for place, (step, first) in enumerate(zip(self._steps, firsts, strict=True))
+        ]
+        laps = [end() for end in ends]
         runs = tuple(stages_s for one in laps for stages_s in one.stages_s)
         wall_s = laps[0].wall_s if len(laps) == 1 else self._clock() - begun
         return Turn(Laps(runs, wall_s), self._batch * len(runs))
+
+    def _begin(self, place: int, call: Callable[[], T]) -> Callable[[], T]:
+        """Begin a call in the thread of a stream; what waits for it. One stream has this thread."""
+        return self._threads[place].submit(call).result if self._threads else call
 
 
 def in_threads(calls: Sequence[Callable[[], T]]) -> list[T]:

@@ -1,6 +1,7 @@
 """cuDNN's process-wide switches, set while a thread gives work to a GPU and set back afterwards."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition
@@ -78,6 +79,29 @@ def computed_with(network: Network, device: str, switches: CudnnSwitches) -> Net
     def run(images: Tensor) -> Tensor:
         with cudnn_switches(switches):
             return network(images)
+
+    return _in_benchmark_thread(run) if switches.benchmark else run
+
+
+# Torch keeps the kernel of each convolution by thread and by shape, but not by the switch with
+# which it was chosen (aten/src/ATen/native/cudnn/Conv_v8.cpp: the cache is `thread_local`, and its
+# key has no `benchmark`). In a thread that has computed a shape before, the switch does nothing; in
+# a new thread all kernels are timed again. One thread of its own avoids both.
+_benchmark_thread = ThreadPoolExecutor(1, "flowerseg-cudnn-benchmark")
+
+
+def _in_benchmark_thread(network: Network) -> Network:
+    """The network, called in the thread whose kernels were timed, on the caller's stream."""
+
+    def run(images: Tensor) -> Tensor:
+        is_inference = torch.is_inference_mode_enabled()
+        stream = torch.cuda.current_stream(images.device) if images.is_cuda else None
+
+        def on_stream() -> Tensor:
+            with torch.inference_mode(is_inference), torch.cuda.stream(stream):
+                return network(images)
+
+        return _benchmark_thread.submit(on_stream).result()
 
     return run
 

@@ -104,6 +104,25 @@ def test_network_on_a_gpu_is_called_with_the_switches() -> None:
     assert computed_with(network, "cpu", CudnnSwitches()) is network
 
 
+def test_timed_kernels_have_a_thread_of_their_own() -> None:
+    """Torch keeps kernels by thread: without that, a kernel chosen by a rule would stay."""
+    seen: list[tuple[int, bool]] = []
+
+    def network(images: Tensor) -> Tensor:
+        seen.append((get_ident(), torch.is_inference_mode_enabled()))
+        return images
+
+    timed = [computed_with(network, "cuda:0", CudnnSwitches(benchmark=True)) for _ in range(2)]
+    with torch.inference_mode():
+        timed[0](IMAGES)
+        computed_with(network, "cuda:0", CudnnSwitches())(IMAGES)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(timed[1], IMAGES).result()
+    (first, plain, second) = seen
+    assert first[0] == second[0] != get_ident() == plain[0]
+    assert (first[1], second[1]) == (True, False)
+
+
 def test_package_on_a_gpu_computes_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     """The package's convolutions are torch's own, which read the switch when they run."""
     seen: list[bool] = []

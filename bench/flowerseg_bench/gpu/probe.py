@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowerseg.arrays import SizeHW
-from flowerseg.backends.cudnn import CudnnSwitches, cudnn_switches
+from flowerseg.backends.cudnn import CudnnSwitches, computed_with, cudnn_switches
 from flowerseg.backends.device import device_name, resolve_device
 from flowerseg.backends.transfer import CudaGraph, DeviceBatch
 from flowerseg.files import write_text
@@ -263,8 +263,8 @@ def _machine(device: str) -> Line:
 
 def _variant(variant: Variant, networks: Networks, device: str) -> Line:
     network = networks.eager if variant.network == "eager" else networks.fused
-    with cudnn_switches(CudnnSwitches(benchmark=variant.is_timed_first)):
-        return _speed_of(network, variant.batch, device, has_graph=variant.has_graph)
+    computed = computed_with(network, device, CudnnSwitches(benchmark=variant.is_timed_first))
+    return _speed_of(computed, variant.batch, device, has_graph=variant.has_graph)
 
 
 def _compiled(networks: Networks, device: str) -> Line:

@@ -138,8 +138,8 @@ def parse_numbers(
 @click.option(
     "--layout",
     type=click.Choice([name for name in LAYOUTS if name]),
-    help="Memory layout of eager PyTorch in FP32 on a GPU; both: a row for each. Default: frames "
-    "channels-last, weights channels-first.",
+    help="Memory layout of eager PyTorch in FP32 on a GPU; both: a row for each. Default: "
+    "channels-first.",
 )
 @click.option(
     "--leave-out",
@@ -249,7 +249,7 @@ def bench(
         # A file has no width of its own; tables cut to 80 columns would lose their numbers.
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
         console.print(terminal(results, console.width))
-    stderr_console().print(f"Written to {out}: {', '.join(written)}", soft_wrap=True)
+    stderr_console().print(f"Written to {out}: {', '.join(written)}")
     if results.comparison is not None:
         _end_with(results.comparison)
 

@@ -50,7 +50,7 @@ class Variants:
     streams: tuple[int, ...] = (1,)
     cuda_graph: tuple[bool, ...] = (False,)
     cudnn_benchmark: tuple[bool, ...] = (False,)
-    layout: tuple[Layout, ...] = ()  # none: as PyTorch does it by itself
+    layout: tuple[Layout, ...] = ()  # none: channels-first, and no word of it in the name
 
     def of(self, runtime: str, device: str) -> list[SessionOptions]:
         """All of them that a runtime has on a device by its kind, `cpu` or `cuda`."""

@@ -29,6 +29,8 @@ def open_checkpoint(
         BackendUnavailable: the device is not available.
     """
     network = network_from_artifact(artifact)
+    if resolve_device(device) != "cpu":
+        _lay_out(network, options.layout or "channels-first")
     size_hw = artifact.manifest.preprocess.size_hw
     return PyTorchBackend(network, size_hw, device, options=options)
 
@@ -88,11 +90,12 @@ class PyTorchBackend:
     """A network in PyTorch, in eval mode.
 
     Args:
-        network: moved to the device; its weights' type is the precision.
+        network: moved to the device, and otherwise left as it is: it may be in training. Its
+            weights' type is the precision.
         size_hw: size of the frames.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         runtime: its name; the two `torch-compile` compile.
-        options: `cuda_graph`, `cudnn_benchmark` and `layout` are used, all on a GPU only.
+        options: `cuda_graph` and `cudnn_benchmark` are used, both on a GPU only.
     """
 
     def __init__(
@@ -104,8 +107,6 @@ class PyTorchBackend:
         options: SessionOptions = ONE_BATCH,
     ) -> None:
         self._device = resolve_device(device)
-        if runtime == "pytorch" and self._device != "cpu":
-            _lay_out(network, options.layout or "channels-first")
         self._module: nn.Module = Deployable(network).eval().to(self._device)
         self._is_compiled = runtime.startswith("torch-compile")
         if self._is_compiled:

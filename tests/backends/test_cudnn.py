@@ -1,5 +1,6 @@
 """cuDNN's switches: TF32 is off for every FP32 convolution, whoever else computes meanwhile."""
 
+import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -16,7 +17,8 @@ from torch import Tensor, distributed
 
 from flowerseg.arrays import Images
 from flowerseg.artifact import Artifact, BuiltFor, Kind, Manifest, Precision
-from flowerseg.backends import SessionOptions, open_backend, ort, pt2, run, transfer
+from flowerseg.backends import SessionOptions, open_backend, ort, pt2, pytorch, run, transfer
+from flowerseg.backends.base import Layout
 from flowerseg.backends.cudnn import CudnnSwitches, computed_with, cudnn_switches
 from flowerseg.errors import BackendUnavailable
 from flowerseg.model import FlowerNet
@@ -201,6 +203,37 @@ def test_layouts_and_timed_kernels_compute_the_same_function(
     ):
         apart = np.abs(run(backend, frames[:5]).astype(int) - run(plain, frames[:5]))
     assert apart.max() <= 1
+
+
+def test_backend_leaves_the_layout_of_a_network_in_training_alone(
+    small_network: FlowerNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each epoch evaluates the network that trains, in the layout that its trainer chose."""
+    monkeypatch.setattr(pytorch, "resolve_device", lambda _: "cuda:0")
+    monkeypatch.setattr(pytorch, "device_name", lambda _: "a GPU")
+    monkeypatch.setattr(pytorch, "batch_on", lambda _: transfer.HostBatch())
+    network = copy.deepcopy(small_network).to(memory_format=torch.channels_last)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Module, "to", lambda module, *_: module)  # to the GPU
+        pytorch.PyTorchBackend(network, (64, 64), "cuda")
+    assert not network.backbone._forward_pre_hooks
+    assert network.head.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("layout", ["channels-first", "channels-last", None])
+def test_checkpoint_on_a_gpu_has_weights_and_activations_in_one_layout(
+    reference: Artifact, frames: Images, monkeypatch: pytest.MonkeyPatch, layout: Layout | None
+) -> None:
+    opened: list[FlowerNet] = []
+    monkeypatch.setattr(pytorch, "resolve_device", lambda _: "cuda:0")
+    monkeypatch.setattr(pytorch, "PyTorchBackend", lambda net, *_, **__: opened.append(net))
+    pytorch.open_checkpoint(reference, "cuda", SessionOptions(layout=layout))
+    (network,) = opened
+    wanted = torch.channels_last if layout == "channels-last" else torch.contiguous_format
+    with torch.inference_mode():
+        features = network.features(torch.from_numpy(frames[:1]))
+    assert features.is_contiguous(memory_format=wanted)
+    assert network.head.weight.is_contiguous(memory_format=wanted)
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import flowerseg
 from flowerseg.cli import COMMANDS, main
-from flowerseg.cli.options import Command
+from flowerseg.cli.options import Command, stderr_console
 from flowerseg.errors import FlowersegError
 
 NAMES = ["train", "export", "verify", "bench", "predict", "doctor", "demo"]
@@ -93,6 +93,14 @@ def test_error_that_a_user_can_mend_is_exit_1_in_one_line() -> None:
     assert result.exit_code == 1
     assert result.stderr == "Error: a.jpg: broken. Copy it again.\n"
     assert result.stdout == ""
+
+
+def test_note_is_printed_in_one_line_and_brackets_are_no_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = f"/photos/[bold]/{'long name ' * 20}small.engine"
+    stderr_console().print(line)
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_error_of_ours_keeps_its_traceback() -> None:

@@ -66,7 +66,7 @@ def measure_into(out: Path, program: str, measure: Callable[[Path], Finding]) ->
         record = recorded(lambda: measure(Path(work).resolve()), program)
     write_record(record, out)
     click.echo(text_of(record))
-    stderr_console().print(f"Written to {out}: {JSON}, {MARKDOWN}", soft_wrap=True)
+    stderr_console().print(f"Written to {out}: {JSON}, {MARKDOWN}")
 
 
 def recorded(measure: Callable[[], Finding], program: str) -> Record:

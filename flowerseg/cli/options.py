@@ -84,8 +84,12 @@ def print_result(result: Any, text: str, *, as_json: bool) -> None:
 
 
 def stderr_console() -> Console:
-    """Where progress and notes go, so that stdout holds only the result."""
-    return Console(stderr=True, highlight=False)
+    """Where progress and notes go, so that stdout holds only the result.
+
+    A line is printed as it is: the terminal wraps it where it must, so that a path can be copied,
+    and a name in square brackets is no markup.
+    """
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def _checked_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:

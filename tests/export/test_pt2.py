@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,6 +174,27 @@ def test_package_names_the_processor_that_compiled_it(pt2_package: Artifact) -> 
     built_for = pt2_package.manifest.built_for
     assert built_for is not None
     assert built_for.cpu_features == cpu_features()
+
+
+@pytest.mark.parametrize(("is_cuda", "layouts"), [(True, [torch.channels_last]), (False, [])])
+def test_weights_for_a_gpu_are_channels_last_before_they_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cuda: bool, layouts: list[object]
+) -> None:
+    found: list[object] = []
+
+    class Network:
+        """Says where its weights are, and keeps the layouts that it is brought into."""
+
+        mean = SimpleNamespace(is_cuda=is_cuda)
+
+        def to(self, memory_format: object) -> "Network":
+            found.append(memory_format)
+            return self
+
+    monkeypatch.setattr("flowerseg_export.pt2.exported_program", lambda *_: list(found))
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", lambda *_, **__: None)
+    write_pt2(Network(), SIZE_HW, tmp_path / "a.pt2")  # type: ignore[arg-type]
+    assert found == layouts
 
 
 def test_package_without_device_is_taken_for_the_cpus(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ STREAMED = {
     "cpu": ("onnxruntime", "openvino", "openvino-bf16"),
     "cuda": ("pytorch-fp16", "aotinductor", "onnxruntime", "tensorrt", "tensorrt-rtx"),
 }
-"""Runtimes that compute several batches at a time, by kind of device. PyTorch in FP32 does not:
-what keeps TF32 off there is one switch for all threads."""
+"""Runtimes that compute several batches at a time, by kind of device. PyTorch in FP32 is the
+reference, which is opened for one batch at a time."""
 
 GRAPHED = ("pytorch", "pytorch-fp16", "aotinductor", "onnxruntime", "tensorrt", "tensorrt-rtx")
 """Runtimes whose work for a batch size can be recorded as a CUDA graph."""

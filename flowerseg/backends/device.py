@@ -1,4 +1,4 @@
-"""Which device was asked for, whether it is here, and what it is."""
+"""The requested device: whether this machine has it, and what it is."""
 
 import os
 import platform
@@ -14,11 +14,11 @@ from flowerseg.errors import BackendUnavailable
 def resolve_device(device: str) -> str:
     """`auto`, `cpu`, `cuda` or `cuda:N` -> `cpu` or `cuda:N`.
 
-    `auto` is the first CUDA GPU, or the CPU where there is none; whoever asked is told by
-    `BackendInfo.device`. A device named by the user is never replaced by another.
+    `auto` is the first CUDA GPU, or the CPU where there is none;
+    `BackendInfo.device` says which. A device named by the user is never replaced by another.
 
     Raises:
-        BackendUnavailable: a CUDA device was asked for and is not here.
+        BackendUnavailable: this machine does not have the CUDA device.
         ValueError: not a name of a device.
     """
     if device == "auto":

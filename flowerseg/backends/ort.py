@@ -127,8 +127,8 @@ def values_in_onnx(
 ) -> Callable[[Images], dict[str, NDArray[Any]]]:
     """Open an ONNX file so that values inside it come out; on the CPU.
 
-    ONNX Runtime does not fuse across a value that is to come out: a fault of its fusions, and only
-    that, is not to be seen so.
+    ONNX Runtime does not fuse across a value that comes out: faults caused by operator fusion
+    cannot be observed this way.
 
     Args:
         artifact: the file.
@@ -163,8 +163,8 @@ def _session(
     wanted_options: SessionOptions = ONE_BATCH,
     quantised_for: QuantisedFor = "",
 ) -> Any:
-    """A session that runs on the provider asked for, or an error: ONNX Runtime itself falls back
-    to the CPU without an exception."""
+    """A session on the requested provider, or an error: ONNX Runtime itself falls back to the CPU
+    without an exception."""
     try:
         import onnxruntime
     except ImportError as error:

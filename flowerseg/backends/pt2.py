@@ -55,7 +55,7 @@ def check_package_fits(
     if differing:
         raise ArtifactError(
             f"{artifact.path}: package compiled for {'; '.join(differing)}. "
-            f"Rebuild: {manifest.rebuild}"
+            f"Compile it on the machine that runs it: {manifest.rebuild}"
         )
 
 

@@ -154,7 +154,7 @@ class CudaGraph:
 
 
 def recorded(network: Network, batch: TensorBatch, *, cuda_graph: bool) -> Network:
-    """The network, as a CUDA graph where one is asked for.
+    """The network, as a CUDA graph where one is requested.
 
     Raises:
         ValueError: a graph on the CPU, which `open_backends` refuses before.

@@ -70,11 +70,11 @@ def check_engine_fits(artifact: Artifact, version: str, capability: str, system:
     built_by = manifest.versions.get(manifest.kind, "unknown")
     differing = []
     if not _reads_version(built_by, version, build):
-        differing.append(f"TensorRT {built_by}, here {version}")
+        differing.append(f"TensorRT {built_by}, this machine has {version}")
     if made.system != system:
-        differing.append(f"system {made.system}, here {system}")
+        differing.append(f"system {made.system}, this machine has {system}")
     if not _runs_on(made.compute_capability, capability, build):
-        differing.append(f"compute capability {made.compute_capability}, here {capability}")
+        differing.append(f"compute capability {made.compute_capability}, this GPU has {capability}")
     if differing:
         raise ArtifactError(
             f"{artifact.path}: engine built for {made.gpu or 'any GPU'}: {'; '.join(differing)}. "
@@ -441,7 +441,7 @@ def _require_gpu(artifact: Artifact, device: str) -> str:
     if chosen == "cpu":
         raise BackendUnavailable(
             f"{artifact.path}: a TensorRT engine runs on an NVIDIA GPU only, and "
-            + ("there is none here" if device == "auto" else f"--device {device} was asked for")
+            + ("torch sees none" if device == "auto" else f"--device {device} names none")
             + ". Use the ONNX file that it was built from, or a machine with a GPU."
         )
     return chosen

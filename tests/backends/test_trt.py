@@ -67,12 +67,12 @@ def test_engine_built_for_this_machine_fits() -> None:
 @pytest.mark.parametrize(
     ("here", "differing"),
     [
-        (("11.0.0", "8.0", "Linux"), "TensorRT 10.12.0, here 11.0.0"),
-        (("10.12.0", "9.0", "Linux"), "compute capability 8.0, here 9.0"),
-        (("10.12.0", "8.0", "Windows"), "system Linux, here Windows"),
+        (("11.0.0", "8.0", "Linux"), "TensorRT 10.12.0, this machine has 11.0.0"),
+        (("10.12.0", "9.0", "Linux"), "compute capability 8.0, this GPU has 9.0"),
+        (("10.12.0", "8.0", "Windows"), "system Linux, this machine has Windows"),
         (
             ("10.13.0", "8.6", "Linux"),
-            "TensorRT 10.12.0, here 10.13.0; compute capability 8.0, here 8.6",
+            "TensorRT 10.12.0, this machine has 10.13.0; compute capability 8.0, this GPU has 8.6",
         ),
     ],
 )
@@ -100,7 +100,7 @@ def test_ampere_plus_engine_fits_ampere_and_later(here: str, fits: bool) -> None
     if fits:
         check_engine_fits(engine, "10.12.0", here, "Linux")
     else:
-        with pytest.raises(ArtifactError, match=r"compute capability 8\.0, here 7\.5"):
+        with pytest.raises(ArtifactError, match=r"compute capability 8\.0, this GPU has 7\.5"):
             check_engine_fits(engine, "10.12.0", here, "Linux")
 
 
@@ -113,7 +113,7 @@ def test_version_compatible_engine_fits_newer_runtimes_only(here: str, fits: boo
     if fits:
         check_engine_fits(engine, here, "8.0", "Linux")
     else:
-        with pytest.raises(ArtifactError, match=f"TensorRT 10.12.0, here {here}"):
+        with pytest.raises(ArtifactError, match=f"TensorRT 10.12.0, this machine has {here}"):
             check_engine_fits(engine, here, "8.0", "Linux")
 
 
@@ -123,7 +123,9 @@ def test_rtx_engine_for_some_capabilities_fits_those(here: str, fits: bool) -> N
     if fits:
         check_engine_fits(engine, "10.12.0", here, "Linux")
     else:
-        with pytest.raises(ArtifactError, match=r"compute capability 8\.9, 12\.0, here 8\.6"):
+        with pytest.raises(
+            ArtifactError, match=r"compute capability 8\.9, 12\.0, this GPU has 8\.6"
+        ):
             check_engine_fits(engine, "10.12.0", here, "Linux")
 
 
@@ -137,7 +139,7 @@ def test_engine_whose_manifest_names_no_gpu_is_refused() -> None:
 def test_engine_whose_manifest_names_no_version_is_refused() -> None:
     engine = _engine()
     unnamed = Artifact(engine.path, dataclasses.replace(engine.manifest, versions={}))
-    with pytest.raises(ArtifactError, match=r"TensorRT unknown, here 10\.12\.0"):
+    with pytest.raises(ArtifactError, match=r"TensorRT unknown, this machine has 10\.12\.0"):
         check_engine_fits(unnamed, *HERE)
 
 
@@ -146,7 +148,7 @@ def test_file_of_another_engine_is_not_read(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 9))
     monkeypatch.setattr(platform, "system", lambda: "Linux")
-    with pytest.raises(ArtifactError, match=r"TensorRT 10\.12\.0, here 1\."):
+    with pytest.raises(ArtifactError, match=r"TensorRT 10\.12\.0, this machine has 1\."):
         Engine(_engine(Kind.TENSORRT_RTX, ""))
 
 
@@ -154,8 +156,8 @@ def test_file_of_another_engine_is_not_read(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("device", "said"),
     [
-        ("auto", "runs on an NVIDIA GPU only, and there is none here"),
-        ("cpu", "runs on an NVIDIA GPU only, and --device cpu was asked for"),
+        ("auto", "runs on an NVIDIA GPU only, and torch sees none"),
+        ("cpu", "runs on an NVIDIA GPU only, and --device cpu names none"),
         ("cuda", "torch sees 0 CUDA devices"),
     ],
 )

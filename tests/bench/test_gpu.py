@@ -91,7 +91,7 @@ def test_nothing_needs_a_gpu_in_a_dry_run() -> None:
 def test_steps_have_names_of_their_own_and_what_is_timed_runs_alone() -> None:
     names = [step.name for step in steps_of(SETUP)]
     assert len(set(names)) == len(names)
-    timed = ("bench-", "files-", "compiled-", "profile-", "probe", "folder")
+    timed = ("bench-", "files-", "tuned-", "profile-", "probe", "folder")
     for stage in stages_of(SETUP):
         assert len(stage) == 1 or not any(step.name.startswith(timed) for step in stage)
 
@@ -131,8 +131,11 @@ def test_bench_has_rows_for_the_models_that_were_exported(tmp_path: Path) -> Non
     both, without_graphs, eager = bench.commands()
     assert opened(both) == opened(without_graphs) == [str(checkpoint), str(package)]
     assert opened(eager) == [str(checkpoint)]
-    graphs = [c.arguments[c.arguments.index("--cuda-graph") + 1] for c in bench.commands()]
-    assert graphs == ["both", "off", "off"]
+    variants = [
+        {option for option in ("--cuda-graph", "--layout") if option in command.arguments}
+        for command in bench.commands()
+    ]
+    assert variants == [{"--cuda-graph", "--layout"}, {"--layout"}, set()]
 
 
 def test_what_is_missing_is_left_out_and_told() -> None:

@@ -157,7 +157,7 @@ def test_package_of_another_machine_is_refused_before_its_code_is_loaded(
     made = Artifact(package.path, manifest)
     machine = dict(zip(("version", "capability", "system", "features"), FITS, strict=True))
     check_package_fits(made, **machine)  # type: ignore[arg-type]  # the same release, the same GPU
-    with pytest.raises(ArtifactError, match=f"{said}.*Rebuild: flowerseg-export best"):
+    with pytest.raises(ArtifactError, match=f"{said}.*Compile it on .*: flowerseg-export best"):
         check_package_fits(made, **machine | change)  # type: ignore[arg-type]
 
 

@@ -326,8 +326,11 @@ def test_weights_that_tensorrt_does_not_take_leave_everything_as_it_was(
         ({"precision": Precision.INT8}, "other weights need a calibration and a build"),
         ({"architecture": "deeplabv3_resnet50"}, "architecture deeplabv3_resnet50 in the engine"),
         ({"preprocess": Preprocess((96, 64))}, "frames 96 × 64 in the engine, 64 × 64 in the"),
-        ({"versions": {"tensorrt": "10.12.0"}}, "TensorRT 10.12.0, here 10.16.1"),
-        ({"built_for": BuiltFor("NVIDIA H100", "9.0", "Linux")}, "compute capability 9.0, here"),
+        ({"versions": {"tensorrt": "10.12.0"}}, "TensorRT 10.12.0, this machine has 10.16.1"),
+        (
+            {"built_for": BuiltFor("NVIDIA H100", "9.0", "Linux")},
+            "compute capability 9.0, this GPU",
+        ),
     ],
 )
 def test_engine_that_cannot_take_the_weights_is_refused(

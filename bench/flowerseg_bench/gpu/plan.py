@@ -198,13 +198,13 @@ def _first_part(setup: Setup) -> Iterator[Stage]:
 def _second_part(setup: Setup) -> Iterator[Stage]:
     main, mobile = name_of(setup, "resnet101"), name_of(setup, "mobilenet_v3")
     middle, large = name_of(setup, "resnet50"), name_of(setup, "resnet101", is_large=True)
+    yield (Step(f"tuned-{main}", partial(_tuned, setup, main), 200),)
     yield (
         _proof(setup, mobile),
         _training(setup, "resnet50", limit_s=90),
         _training(setup, "resnet101", limit_s=90, is_large=True),
     )
     yield (_table(setup, mobile, limit_s=130),)
-    yield (Step(f"compiled-{main}", partial(_compiled, setup, main), 150),)
     yield (Step(f"files-{main}", partial(_files, setup, main), 75),)
     yield (*_exports(setup, middle, limit_s=150), _proof(setup, middle))
     yield (_table(setup, middle, limit_s=130),)
@@ -307,34 +307,43 @@ def _table(setup: Setup, name: str, *, limit_s: float, is_large: bool = False) -
 
 
 def _bench(setup: Setup, name: str, batches: tuple[int, ...]) -> tuple[Command, ...]:
-    """The engine alone in all ways; where one fails, without graphs, then without models."""
+    """The engine alone in all ways; where one fails, without graphs, then without models.
+
+    cuDNN's benchmark has a step of its own, `_tuned`: it is slow at the first batch of each size.
+    """
     models = _models(setup, name)
-    rows = (
-        *(("--runtime", runtime) for runtime in dict.fromkeys(("pytorch", setup.half, "auto"))),
-        ("--layout", "both", "--cudnn-benchmark", "both", "--boundary", "engine"),
-        # FP32 takes most of the time, and is the base of comparison only.
-        ("--leave-out", "*pytorch fp32*CUDA graph*", "--leave-out", "*pytorch fp32*cuDNN*"),
+    runtimes = tuple(
+        ("--runtime", runtime) for runtime in dict.fromkeys(("pytorch", setup.half, "auto"))
     )
-    ways = dict.fromkeys(((models, "both"), (models, "off"), ((), "off")))
+    # FP32 takes most of the time, and is the base of comparison only.
+    fewer = ("--boundary", "engine", "--leave-out", "*pytorch fp32*CUDA graph*")
+    ways = dict.fromkeys(
+        (
+            (models, ("--layout", "both", "--cuda-graph", "both")),
+            (models, ("--layout", "both")),
+            ((), ()),
+        )
+    )
     return tuple(
-        _bench_of(setup, name, f"bench-{name}", those, batches, *rows, ("--cuda-graph", graph))
-        for those, graph in ways
+        _bench_of(setup, name, f"bench-{name}", those, batches, *runtimes, fewer, variants)
+        for those, variants in ways
     )
 
 
-def _compiled(setup: Setup, name: str) -> tuple[Command, ...]:
-    """The checkpoint in FP16 by `torch.compile`, beside eager FP16; on a GPU only."""
+def _tuned(setup: Setup, name: str) -> tuple[Command, ...]:
+    """FP16 with cuDNN's benchmark and by `torch.compile`, beside eager FP16; on a GPU only."""
     if not setup.has_gpu:
         return ()
-    runtimes = (("--runtime", setup.half), ("--runtime", "torch-compile-fp16"))
+    runtimes = (setup.half, "torch-compile-fp16", "auto")
     bench = _bench_of(
         setup,
         name,
-        f"compiled-{name}",
-        (),
+        f"tuned-{name}",
+        _models(setup, name),
         (1, setup.scale.big_batch, max(setup.scale.batches)),
-        *runtimes,
-        ("--cudnn-benchmark", "both", "--boundary", "engine"),
+        *(("--runtime", runtime) for runtime in runtimes),
+        ("--cudnn-benchmark", "both", "--cuda-graph", "both", "--boundary", "engine"),
+        ("--leave-out", "*pytorch fp32*"),
     )
     (proof,) = _prove(setup, name, "torch-compile-fp16")
     return (replace(proof, may_fail=True), bench)

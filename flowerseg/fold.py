@@ -1,11 +1,12 @@
 """Fold each BatchNorm into the convolution before it: one product less, and one rounding less."""
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from flowerseg.shapes import without_data
 
 
 class FoldedBatchNorm(nn.Identity):
@@ -38,7 +39,7 @@ def fold_batchnorms(network: nn.Module, images: Tensor) -> None:
 
 def _batchnorms_after_convolutions(network: nn.Module, images: Tensor) -> dict[str, str]:
     """Name of a BatchNorm -> name of the convolution whose output it reads."""
-    shapes = copy.deepcopy(network).to("meta").eval()
+    shapes = without_data(network).eval()
     outputs: list[tuple[Tensor, str]] = []  # holds the tensors, so that no two share an identity
     pairs: dict[str, str] = {}
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flowerseg.errors import ParityError
 from flowerseg.fold import FoldedBatchNorm
 from flowerseg.model import FlowerNet
+from flowerseg.shapes import without_data
 
 # No module's types depend on the size of the map; the smallest frame that all strides divide.
 _ANY_FRAMES = (2, 64, 64, 3)
@@ -155,7 +156,7 @@ class _Call:
 
 def _calls_in_half(half: FlowerNet) -> list[_Call]:
     """The calls of all leaves in their order; on no data, so in no time."""
-    types = copy.deepcopy(half).to("meta")
+    types = without_data(half)
     calls: list[_Call] = []
 
     def recorder(name: str) -> Any:

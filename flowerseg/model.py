@@ -13,6 +13,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPPPooling
 
 from flowerseg.arrays import SizeHW
 from flowerseg.fold import fold_batchnorms
+from flowerseg.shapes import without_data
 
 # torchvision.transforms of every ImageNet and COCO weight: per channel, for samples in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -204,7 +205,7 @@ def _skip_idle_taps(classifier: nn.Sequential) -> None:
 
 def _idle_convolutions(network: FlowerNet, size_hw: SizeHW) -> list[str]:
     """Names of the dilated convolutions that only their centre tap serves in such frames."""
-    shapes = copy.deepcopy(network).to("meta").eval()  # shapes without arithmetic
+    shapes = without_data(network).eval()  # shapes without arithmetic
     idle: list[str] = []
 
     def look_for(name: str, module: _DilatedConv) -> None:

@@ -5,7 +5,6 @@ second each module hands on what the other network made of it, so that the next 
 there. An error that came from further up is then no error of the module that passes it on.
 """
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from flowerseg.arrays import Rgb
 from flowerseg.fold import FoldedBatchNorm
 from flowerseg.model import Deployable, FlowerNet
+from flowerseg.shapes import without_data
 
 INPUT = "the input: colour order, normalisation"
 """Goes for a module's name where the fault lies before the network."""
@@ -111,7 +111,7 @@ def values_of_network(network: FlowerNet, frame: Rgb) -> dict[Call, Value]:
 
 def calls_of(network: FlowerNet, size_hw: Iterable[int]) -> list[Call]:
     """All calls of modules that give a tensor, in the order in which they end; on no data."""
-    shapes = copy.deepcopy(network).to("meta")
+    shapes = without_data(network)
     calls: list[Call] = []
     with _watched(shapes, lambda call, _: calls.append(call)), torch.inference_mode():
         shapes(torch.zeros((1, *size_hw, 3), dtype=torch.uint8, device="meta"))

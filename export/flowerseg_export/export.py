@@ -179,23 +179,24 @@ def _graph(
     config: ExportConfig, source: Artifact, network: FlowerNet
 ) -> tuple[onnx.ModelProto, Manifest]:
     """The ONNX file's content, and its manifest."""
-    special = specialised(network, source.manifest.preprocess.size_hw)
     manifest = _manifest(config, source, Kind.ONNX)
     if config.precision is Precision.INT8:
-        model, how = _int8_model(config, source, special)
+        model, how = _int8_model(config, source, network)
         quantised_for: QuantisedFor = "tensorrt" if config.target in ENGINES else "cpu"
         manifest = dataclasses.replace(manifest, quantisation=how, quantised_for=quantised_for)
     else:
-        model = onnx_from_network(_typed(config, special), source.manifest.preprocess.size_hw)
+        typed = _typed(config, source, network)
+        model = onnx_from_network(typed, source.manifest.preprocess.size_hw)
     set_metadata(model, _metadata(manifest))
     return model, manifest
 
 
 def _int8_model(
-    config: ExportConfig, source: Artifact, special: FlowerNet
+    config: ExportConfig, source: Artifact, network: FlowerNet
 ) -> tuple[onnx.ModelProto, str]:
     """The quantised graph, and how it was quantised."""
     size_hw = source.manifest.preprocess.size_hw
+    special = specialised(network, size_hw)
     model, half = onnx_from_network(special, size_hw), None
     if config.float_type is Precision.FP16:
         half = onnx_from_network(_in_half(config, special), size_hw, OPSET_OF_HALF_SCALES)
@@ -293,8 +294,7 @@ def _tell_what_is_lost(
 
 def _write_pt2(config: ExportConfig, source: Artifact, network: FlowerNet) -> Artifact:
     device = resolve_device(config.device)
-    special = specialised(network, source.manifest.preprocess.size_hw)
-    typed = _typed(config, special).to(device)
+    typed = _typed(config, source, network).to(device)
     gpu = device_name(device) if device != "cpu" else ""
     manifest = dataclasses.replace(
         _manifest(config, source, Kind.PT2),
@@ -306,8 +306,9 @@ def _write_pt2(config: ExportConfig, source: Artifact, network: FlowerNet) -> Ar
     return publish(config.out, manifest, lambda path: write_pt2(typed, size_hw, path))
 
 
-def _typed(config: ExportConfig, special: FlowerNet) -> FlowerNet:
-    """The network in the precision that the graph is to have."""
+def _typed(config: ExportConfig, source: Artifact, network: FlowerNet) -> FlowerNet:
+    """The network for its frames' size, in the precision that the graph is to have."""
+    special = specialised(network, source.manifest.preprocess.size_hw)
     return _in_half(config, special) if config.precision is Precision.FP16 else special
 
 

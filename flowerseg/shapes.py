@@ -1,4 +1,4 @@
-"""Networks without data: shapes and types can be asked for at no cost."""
+"""Networks without data: they tell shapes and types at no cost."""
 
 import copy
 from typing import TypeVar

@@ -157,7 +157,7 @@ def wanted_rows(
 def _automatic(
     artifact: Artifact, named: Sequence[str], device: str, *, allow_unproven: bool
 ) -> list[Wanted]:
-    """The rows that `auto` proposes: the runtimes of this machine that nobody named.
+    """The rows that `auto` proposes: the runtimes of this machine that the user did not name.
 
     Where no runtime of the file's kind is installed, the first one is proposed all the same: its
     own error then says in the notes what is missing.
@@ -214,7 +214,7 @@ def open_rows(
     """Open all rows; a note gives the reason for each that `auto` proposed and that cannot run.
 
     Raises:
-        FlowersegError: a row that was asked for by name cannot run, or no row can.
+        FlowersegError: a row that the user named cannot run, or no row can.
     """
     rows: list[OpenRow] = []
     notes: list[str] = []

@@ -35,7 +35,7 @@ _FROM_MANIFEST = (
 
 
 def engine_options(command: F) -> F:
-    """What TensorRT's builder can be asked for."""
+    """Options of TensorRT's builder."""
     options = [
         click.option(
             "--batch",
@@ -160,7 +160,7 @@ def engine_options(command: F) -> F:
 @json_option
 @click.pass_context
 def export(
-    ctx: click.Context, /, triton: Path | None, unproven: bool, as_json: bool, **asked: Any
+    ctx: click.Context, /, triton: Path | None, unproven: bool, as_json: bool, **requested: Any
 ) -> None:
     """Write the deployable model of SOURCE with its manifest, and prove it.
 
@@ -174,10 +174,10 @@ def export(
     from flowerseg_export.export import Listener, export_model
     from flowerseg_export.triton import refuse_unservable, write_triton
 
-    if asked["inspect"]:
-        _inspect(ctx, asked, as_json=as_json)
+    if requested["inspect"]:
+        _inspect(ctx, requested, as_json=as_json)
         return
-    config = _requested_config(ctx, asked)
+    config = _requested_config(ctx, requested)
     if triton:
         refuse_unservable(config.target, config.out, config.batch, triton, force=config.force)
         _refuse_unprovable(config, unproven=unproven)
@@ -200,84 +200,92 @@ def export(
         console.print(f"for Triton: {write_triton(written[-1], triton, force=config.force)}")
 
 
-def _requested_config(ctx: click.Context, asked: dict[str, Any]) -> "ExportConfig":
-    if asked["refit"]:
-        return _refit_config(ctx, asked)
-    return _rebuild_config(ctx, asked) if asked["rebuild"] else _config(asked)
+def _requested_config(ctx: click.Context, requested: dict[str, Any]) -> "ExportConfig":
+    if requested["refit"]:
+        return _refit_config(ctx, requested)
+    return _rebuild_config(ctx, requested) if requested["rebuild"] else _config(requested)
 
 
-def _config(asked: dict[str, Any]) -> "ExportConfig":
-    """What was asked for, or wrong usage, which is exit code 2."""
+def _config(requested: dict[str, Any]) -> "ExportConfig":
+    """The requested export; wrong usage is exit code 2."""
     from flowerseg.artifact import Kind, Precision
     from flowerseg_export.config import ExportConfig
     from flowerseg_export.int8 import Calibration
 
-    _require_out(asked)
-    chosen = [Precision(name) for name in ("int8", "fp16", "tf32") if asked[name]]
+    _require_out(requested)
+    chosen = [Precision(name) for name in ("int8", "fp16", "tf32") if requested[name]]
     is_int8_with_half = chosen == [Precision.INT8, Precision.FP16]
     if len(chosen) > 1 and not is_int8_with_half:
         raise click.UsageError(f"--{chosen[-2]} and --{chosen[-1]} exclude each other.")
     same = ("source", "out", "reference", "data", "split", "limit", "device", "force")
     try:
         return ExportConfig(
-            **{name: asked[name] for name in same},
-            target=Kind(asked["target"]),
+            **{name: requested[name] for name in same},
+            target=Kind(requested["target"]),
             precision=chosen[0] if chosen else Precision.FP32,
             float_type=Precision.FP16 if is_int8_with_half else Precision.FP32,
-            profiles=tuple(_batch(text) for text in asked["batch"]),
-            build=_engine_build(asked),
-            keep_fp32=asked["keep_fp32"],
-            repair=asked["repair"],
-            calibration=Calibration(asked["calibration"]),
+            profiles=tuple(_batch(text) for text in requested["batch"]),
+            build=_engine_build(requested),
+            keep_fp32=requested["keep_fp32"],
+            repair=requested["repair"],
+            calibration=Calibration(requested["calibration"]),
         )
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
 
 
-def _rebuild_config(ctx: click.Context, asked: dict[str, Any]) -> "ExportConfig":
+def _rebuild_config(ctx: click.Context, requested: dict[str, Any]) -> "ExportConfig":
     from flowerseg_export.config import config_to_rebuild
 
-    said = _said(ctx, _FROM_MANIFEST)
-    if said:
+    given = _given_options(ctx, _FROM_MANIFEST)
+    if given:
         raise click.UsageError(
-            f"--rebuild takes --{said[0]} from the engine's manifest. Leave it out, or build a new "
-            "engine from the ONNX file."
+            f"--rebuild takes --{given[0]} from the engine's manifest. Leave it out, or build a "
+            "new engine from the ONNX file."
         )
     proof = ("reference", "data", "split", "limit", "device")
-    return config_to_rebuild(asked["source"], **{name: asked[name] for name in proof})
+    return config_to_rebuild(requested["source"], **{name: requested[name] for name in proof})
 
 
-def _refit_config(ctx: click.Context, asked: dict[str, Any]) -> "ExportConfig":
+def _refit_config(ctx: click.Context, requested: dict[str, Any]) -> "ExportConfig":
     from flowerseg_export.refit import config_to_refit
 
-    said = _said(ctx, [*(name for name in _FROM_MANIFEST if name != "out"), "rebuild", "reference"])
-    if said:
+    given = _given_options(
+        ctx, [*(name for name in _FROM_MANIFEST if name != "out"), "rebuild", "reference"]
+    )
+    if given:
         raise click.UsageError(
-            f"--refit takes everything but the weights from the engine: leave --{said[0]} out, or "
+            f"--refit takes everything but the weights from the engine: leave --{given[0]} out, or "
             "build a new engine."
         )
-    _require_out(asked)
+    _require_out(requested)
     proof = ("data", "split", "limit", "device", "force")
     return config_to_refit(
-        asked["source"], asked["refit"], asked["out"], **{name: asked[name] for name in proof}
+        requested["source"],
+        requested["refit"],
+        requested["out"],
+        **{name: requested[name] for name in proof},
     )
 
 
-def _inspect(ctx: click.Context, asked: dict[str, Any], *, as_json: bool) -> None:
+def _inspect(ctx: click.Context, requested: dict[str, Any], *, as_json: bool) -> None:
     from flowerseg.artifact import open_artifact
     from flowerseg_export.inspect_engine import inspect_engine
 
     used = {"source", "inspect", "batch", "device", "as_json"}
-    said = _said(ctx, [name for name in ctx.params if name not in used])
-    if said:
+    given = _given_options(ctx, [name for name in ctx.params if name not in used])
+    if given:
         raise click.UsageError(
             f"--inspect writes nothing and takes --batch N, --device and --json only: leave "
-            f"--{said[0]} out."
+            f"--{given[0]} out."
         )
-    batch = _inspected_batch(asked["batch"]) if _said(ctx, ["batch"]) else None
+    batch = _inspected_batch(requested["batch"]) if _given_options(ctx, ["batch"]) else None
     console = stderr_console()
     report = inspect_engine(
-        open_artifact(asked["source"]), asked["device"], batch, lambda line: console.print(line)
+        open_artifact(requested["source"]),
+        requested["device"],
+        batch,
+        lambda line: console.print(line),
     )
     print_result(report, str(report), as_json=as_json)
 
@@ -291,27 +299,27 @@ def _inspected_batch(texts: Sequence[str]) -> int:
     )
 
 
-def _said(ctx: click.Context, names: Iterable[str]) -> list[str]:
+def _given_options(ctx: click.Context, names: Iterable[str]) -> list[str]:
     """The options among these parameters that were given on the command line."""
-    said = [n for n in names if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
-    return [{"target": "to", "as_json": "json"}.get(n, n).replace("_", "-") for n in said]
+    given = [n for n in names if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    return [{"target": "to", "as_json": "json"}.get(n, n).replace("_", "-") for n in given]
 
 
-def _require_out(asked: dict[str, Any]) -> None:
-    if asked["out"] is None:
+def _require_out(requested: dict[str, Any]) -> None:
+    if requested["out"] is None:
         raise click.UsageError("--out FILE is missing.")
 
 
-def _engine_build(asked: dict[str, Any]) -> "EngineBuild":
+def _engine_build(requested: dict[str, Any]) -> "EngineBuild":
     from flowerseg.artifact import EngineBuild, Hardware
 
     return EngineBuild(
-        workspace_mib=asked["workspace"],
-        optimisation_level=asked["optimisation_level"],
-        hardware=Hardware(asked["hardware_compatible"] or "same"),
-        version_compatible=asked["version_compatible"],
-        refittable=asked["refittable"],
-        compute_capabilities=asked["compute_capability"],
+        workspace_mib=requested["workspace"],
+        optimisation_level=requested["optimisation_level"],
+        hardware=Hardware(requested["hardware_compatible"] or "same"),
+        version_compatible=requested["version_compatible"],
+        refittable=requested["refittable"],
+        compute_capabilities=requested["compute_capability"],
     )
 
 

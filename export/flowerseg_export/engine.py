@@ -230,7 +230,7 @@ def _load_timing_cache(config: Any, path: Path, logger: Any, on_notice: OnNotice
     """The cache that the builder fills; None where it takes not even an empty one.
 
     A cache that TensorRT refuses (damaged, or from another GPU or version) only costs time: the
-    user is told, and the builder measures every kernel again.
+    user gets a notice, and the builder measures every kernel again.
     """
     content = read_cache(path, on_notice)
     start = logger.count()

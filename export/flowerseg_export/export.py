@@ -60,7 +60,7 @@ OnStage = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told how far an export is."""
+    """Called with the progress of an export."""
 
     on_stage: OnStage = lambda _: None
     on_progress: OnProgress = lambda *_: None  # of the engine's builder
@@ -69,7 +69,7 @@ class Listener:
 
 
 def export_model(config: ExportConfig, listener: Listener | None = None) -> list[Artifact]:
-    """Export and prove; return the files written, the one asked for last.
+    """Export and prove; return the files written, the requested one last.
 
     An engine leaves the ONNX file that it was built from beside it: the chain can be checked, and
     the engine rebuilt.
@@ -80,17 +80,17 @@ def export_model(config: ExportConfig, listener: Listener | None = None) -> list
         ExportError: a converter refuses, or a target exists and `force` is not set.
         OutputError: the folder cannot be written to.
     """
-    told = listener or Listener()
+    listener = listener or Listener()
     source = open_artifact(config.source)
     reference = _reference(config, source)
     photos = _photos(config, source)
     _refuse_existing(config, source)
     require_writable(config.out.parent)
-    config = _repaired(config, source, photos, told)
+    config = _repaired(config, source, photos, listener)
     source = with_selftest(source)
-    written = _write_chain(config, source, told)
-    told.on_stage("proving")
-    return [_proved(a, reference, photos, config, told.on_batch) for a in written]
+    written = _write_chain(config, source, listener)
+    listener.on_stage("proving")
+    return [_proved(a, reference, photos, config, listener.on_batch) for a in written]
 
 
 def _reference(config: ExportConfig, source: Artifact) -> Artifact | None:
@@ -126,41 +126,43 @@ def _photos(config: ExportConfig, source: Artifact) -> PhotoSet | None:
 
 
 def _repaired(
-    config: ExportConfig, source: Artifact, photos: PhotoSet | None, told: Listener
+    config: ExportConfig, source: Artifact, photos: PhotoSet | None, listener: Listener
 ) -> ExportConfig:
     """The config that names the modules which `--repair` keeps in FP32."""
     if not config.repair or photos is None:
         return config
     if source.manifest.kind is not Kind.CHECKPOINT:
         raise ExportError(f"{source.path}: --repair starts from a checkpoint (.pt).")
-    told.on_stage("looking for modules that have to stay in FP32")
+    listener.on_stage("looking for modules that have to stay in FP32")
     found = repair(source, photos, keep_fp32=config.keep_fp32, device=config.device)
-    told.on_repaired(found)
+    listener.on_repaired(found)
     return dataclasses.replace(config, keep_fp32=found.keep_fp32, repair=False)
 
 
-def _write_chain(config: ExportConfig, source: Artifact, told: Listener) -> list[Artifact]:
-    """The file asked for, after those that it is made from."""
+def _write_chain(config: ExportConfig, source: Artifact, listener: Listener) -> list[Artifact]:
+    """The requested file, after those that it is made from."""
     if config.refit:
-        return _write_refitted(config, open_artifact(config.refit), source, told)
+        return _write_refitted(config, open_artifact(config.refit), source, listener)
     if config.target in ENGINES:
         # Without a GPU there is no engine: refuse before minutes of work.
         built_for(config.target, config.build, config.device)
         import_tensorrt(config.target)
     if source.manifest.kind is Kind.ONNX:
-        return [_write_engine(config, source, told)]
+        return [_write_engine(config, source, listener)]
     network = network_from_artifact(source)
     match config.target:
         case Kind.CHECKPOINT:
             return [_write_compact(config, source, network)]
         case Kind.PT2:
-            told.on_stage("compiling with AOTInductor")
+            listener.on_stage("compiling with AOTInductor")
             return [_write_pt2(config, source, network)]
         case _:
-            told.on_stage("exporting to ONNX")
+            listener.on_stage("exporting to ONNX")
             graph = _write_onnx(config, source, network)
             return (
-                [graph, _write_engine(config, graph, told)] if config.target in ENGINES else [graph]
+                [graph, _write_engine(config, graph, listener)]
+                if config.target in ENGINES
+                else [graph]
             )
 
 
@@ -208,9 +210,9 @@ def _int8_model(
     return model, f"{flavour}{rest}; {calibration} over {len(frames)} photos"
 
 
-def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Artifact:
+def _write_engine(config: ExportConfig, graph: Artifact, listener: Listener) -> Artifact:
     """An engine from an ONNX file: what it is, it has from that file."""
-    told.on_stage(f"building the {config.target} engine")
+    listener.on_stage(f"building the {config.target} engine")
     takes_tf32 = config.precision is Precision.TF32
     engine = engine_from_onnx(
         onnx.load(graph.path),
@@ -220,8 +222,8 @@ def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Arti
         config.build,
         device=config.device,
         allow_tf32=takes_tf32,
-        on_progress=told.on_progress,
-        on_notice=told.on_stage,
+        on_progress=listener.on_progress,
+        on_notice=listener.on_stage,
     )
     manifest = dataclasses.replace(
         graph.manifest,
@@ -242,7 +244,7 @@ def _write_engine(config: ExportConfig, graph: Artifact, told: Listener) -> Arti
 
 
 def _write_refitted(
-    config: ExportConfig, old: Artifact, source: Artifact, told: Listener
+    config: ExportConfig, old: Artifact, source: Artifact, listener: Listener
 ) -> list[Artifact]:
     """An engine with the weights of the checkpoint, after the ONNX file that holds them too.
 
@@ -250,13 +252,15 @@ def _write_refitted(
     ONNX file stay as they were where it refuses.
     """
     require_same_network(old, source)
-    engine = Engine(old, config.device, told.on_stage)  # without its GPU: refused before the work
-    told.on_stage("exporting to ONNX")
+    engine = Engine(
+        old, config.device, listener.on_stage
+    )  # without its GPU: refused before the work
+    listener.on_stage("exporting to ONNX")
     model, manifest = _graph(config, source, network_from_artifact(source))
     require_same_graph(old, model)
-    told.on_stage(f"replacing the weights of {old.path}")
+    listener.on_stage(f"replacing the weights of {old.path}")
     refitted = refit(engine, model)
-    _tell_what_is_lost(config, old, refitted, told)
+    _report_lost_refit(config, old, refitted, listener)
     graph = publish(config.onnx_path, manifest, lambda path: _save(model, path))
     manifest = dataclasses.replace(
         graph.manifest,
@@ -274,8 +278,8 @@ def _write_refitted(
     return [graph, publish(config.out, manifest, lambda path: _write(path, refitted.content))]
 
 
-def _tell_what_is_lost(
-    config: ExportConfig, old: Artifact, refitted: Refitted, told: Listener
+def _report_lost_refit(
+    config: ExportConfig, old: Artifact, refitted: Refitted, listener: Listener
 ) -> None:
     """TensorRT before 10.14 may serialise a refitted engine as one that takes no other weights."""
     if refitted.is_refittable:
@@ -286,7 +290,7 @@ def _tell_what_is_lost(
             "refitted again, and it would replace the one that can. Choose another --out, or use "
             "TensorRT 10.14 or later."
         )
-    told.on_stage(
+    listener.on_stage(
         f"{config.out} cannot be refitted again (TensorRT before 10.14): keep {old.path} for the "
         "next checkpoint"
     )
@@ -381,8 +385,8 @@ def _proved(
         return rewrite_manifest(artifact, proof=Proof("not run", f"built, not run: {reason}"))
     proved = record_proof(artifact, evidence.proof)
     proved = _proved_elsewhere(proved, reference, photos, config, evidence)
-    asked = {name: getattr(config, name) for name in ("data", "split", "limit", "device")}
-    command = verify_command(artifact.path, asked | {"reference": reference.path})
+    requested = {name: getattr(config, name) for name in ("data", "split", "limit", "device")}
+    command = verify_command(artifact.path, requested | {"reference": reference.path})
     write_due_report(evidence, proved, photos, command)
     return proved
 

@@ -85,7 +85,7 @@ def has_avx2_alone() -> bool:
 
 
 # Extensions of the instruction set by the beginnings of their names in Linux's /proc/cpuinfo, on
-# x86 and ARM; a compiler that is told `-march=native` uses all of them.
+# x86 and ARM; a compiler with `-march=native` uses all of them.
 _EXTENSIONS = (
     *("sse", "ssse", "avx", "fma", "f16c", "bmi", "amx", "gfni", "vaes", "vpclmul", "sha"),
     *("movbe", "adx", "popcnt", "abm", "asimd", "sve", "bf16", "i8mm"),

@@ -23,7 +23,7 @@ OnNotice: TypeAlias = Callable[[str], None]
 
 
 def print_notice(line: str) -> None:
-    """Write the line to stderr: where nobody else shows notices, the user still sees them."""
+    """Write the line to stderr: so that the user sees notices that no caller shows."""
     print(line, file=sys.stderr)
 
 

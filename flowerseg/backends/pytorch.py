@@ -157,7 +157,7 @@ class PyTorchBackend:
 def _lay_out(network: FlowerNet, layout: Layout) -> None:
     """Bring weights and activations into one layout, or cuDNN would transpose at every layer.
 
-    Activations follow the frames, which are channels last, unless told otherwise once.
+    Activations follow the frames, which are channels last, unless they are converted once.
     """
     is_last = layout == "channels-last"
     memory_format = torch.channels_last if is_last else torch.contiguous_format

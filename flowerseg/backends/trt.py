@@ -298,7 +298,7 @@ class TensorRTBackend:
         return self._batch.download(self._foreground)
 
     def close(self) -> None:
-        """Free the graphs, then the contexts, then what of the engine nobody else uses."""
+        """Free the graphs, then the contexts, then the engine, if no other backend uses it."""
         if self._engine is not None:
             self._engine.save_runtime_cache()
         self.__dict__.pop("_run", None)
@@ -348,7 +348,7 @@ class _ContextPerSize:
     def __init__(self, engine: Engine, batch: DeviceBatch) -> None:
         self._engine = engine
         self._batch = batch
-        # On the backend's stream, so that torch gives the block to nobody while it is in use.
+        # On the backend's stream, so that torch does not reuse the block while it is in use.
         with batch.working():
             self._memory: torch.Tensor | None = engine.new_memory()
         self._by_shape: dict[Shape, Any] = {}

@@ -83,12 +83,13 @@ def decode_rgb_reduced(data: bytes, name: str) -> Rgb:
 def read_mask_colours(path: Path) -> Rgb:
     """Read an annotation image with its exact colours, palette resolved, never interpolated.
 
+    It is turned as its own EXIF orientation says, as any viewer shows it; transparency is dropped.
+
     Raises:
         ImageError: the file cannot be read, is no image, or has more than 8 bits a channel, of
             which scaling would leave 0 of every class number.
     """
-    exact = cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH
-    return _decode(photo_bytes(path), cv2.IMREAD_COLOR_RGB | exact, str(path))
+    return _decode(photo_bytes(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH, str(path))
 
 
 def write_mask(path: Path, mask: Mask) -> None:

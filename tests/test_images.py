@@ -220,11 +220,12 @@ def test_image_whose_second_half_was_never_written_is_refused(kind: str) -> None
         decode_rgb(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2), "sparse")
 
 
-def test_annotation_is_not_turned(tmp_path: Path) -> None:
+def test_annotation_is_turned_as_its_own_exif_says(tmp_path: Path) -> None:
     path = tmp_path / "mask.jpg"
     jpeg = encode_jpeg(_noise((24, 40)))
     path.write_bytes(_with_exif(jpeg, 6))
-    np.testing.assert_array_equal(read_mask_colours(path), decode_rgb(jpeg, "plain"))
+    clockwise = np.rot90(decode_rgb(jpeg, "plain"), -1)
+    np.testing.assert_array_equal(read_mask_colours(path), clockwise)
 
 
 def test_red_is_first() -> None:

@@ -25,7 +25,7 @@ from flowerseg.train.amp import Amp, autocast
 from flowerseg.train.frames import TrainingFrames, View
 from flowerseg.usercache import user_cache
 
-FORMAT = 1  # raise it when frames of the same view change, by another augmentation for example
+FORMAT = 2  # raise it when frames of the same view change, by another augmentation for example
 FEATURES, LABELS = "features.npy", "labels.npy"
 _FILL_BATCH = 16
 _UNFINISHED = ".unfinished-"

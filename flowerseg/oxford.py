@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
-from flowerseg.errors import DataError
+from flowerseg.errors import DataError, some_of
 from flowerseg.labelled import LabelledPhoto, PhotoSet, photo_set
+from flowerseg.matfile import read_integer_lists
 from flowerseg.palette import Palette
 
 # Trimaps of flowers17 use one background; some at full resolution also the second.
@@ -39,6 +39,7 @@ OXFORD_CLASSES = (
     "pansy",
 )
 _PHOTOS_PER_CLASS = 80
+_MOST_PHOTOS = 1_000_000  # a higher number is damage, not a photo
 _ALIASES = {"train": "trn1", "val": "val1", "test": "tst1"}
 
 
@@ -54,16 +55,18 @@ def open_oxford(root: Path, split: str) -> PhotoSet:
     photos than the real set, such as painted ones, has no classes.
 
     Raises:
-        DataError: no such split, no photo in it, or a photo is missing.
+        DataError: the list of splits is damaged, no such split, no photo in it, or a photo is
+            missing.
     """
-    splits = _read_splits(root)
+    splits = _read_splits(root / "datasplits.mat")
     names = [_ALIASES.get(part, part) for part in split.split("+")]
     if unknown := [name for name in names if name not in splits]:
         raise DataError(
             f"{root}: no split {unknown[0]!r}. There are train, val, test and "
             f"{', '.join(sorted(splits))}."
         )
-    has_classes = max(map(np.max, splits.values())) == len(OXFORD_CLASSES) * _PHOTOS_PER_CLASS
+    last = max(int(numbers.max(initial=0)) for numbers in splits.values())
+    has_classes = last == len(OXFORD_CLASSES) * _PHOTOS_PER_CLASS
     items = (
         LabelledPhoto(
             f"image_{number:04d}",
@@ -78,8 +81,15 @@ def open_oxford(root: Path, split: str) -> PhotoSet:
     return photo_set(root, "+".join(names), (i for i in items if i.annotation.is_file()))
 
 
-def _read_splits(root: Path) -> dict[str, NDArray[np.int64]]:
+def _read_splits(path: Path) -> dict[str, NDArray[np.int64]]:
     """Photo numbers, counted from 1, of every split in the file."""
-    content = loadmat(root / "datasplits.mat")
-    # The file's own header is among its variables, under names with underscores.
-    return {k: v.ravel().astype(np.int64) for k, v in content.items() if not k.startswith("_")}
+    splits = read_integer_lists(path)
+    if not splits:
+        raise DataError(f"{path}: has no split in it. Copy it from the data set again.")
+    for name, numbers in splits.items():
+        if strange := numbers[(numbers < 1) | (numbers > _MOST_PHOTOS)].tolist():
+            raise DataError(
+                f"{path}: split {name!r} has numbers that no photo has "
+                f"({some_of(map(str, strange))}). Copy it from the data set again."
+            )
+    return splits

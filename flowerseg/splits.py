@@ -10,6 +10,7 @@ from flowerseg.errors import DataError, some_of
 from flowerseg.labelled import LabelledPhoto
 
 _DRAWN = {"train", "val"}
+_MOST_SHOWN = 100  # characters of a name in a message
 
 
 def names_in_split(
@@ -83,7 +84,7 @@ def _listed_names(path: Path, photos: Sequence[LabelledPhoto]) -> set[str]:
     if unknown := [line for line in lines if line not in known]:
         raise DataError(
             f"{path}: {len(unknown)} of {len(lines)} names are no photo with a mask "
-            f"({some_of(unknown)}). Names are paths under photos/, one a line."
+            f"({some_of(map(_shown, unknown))}). Names are paths under photos/, one a line."
         )
     counts = Counter(known[line] for line in lines)
     if repeated := [name for name, count in counts.items() if count > 1]:
@@ -94,10 +95,18 @@ def _listed_names(path: Path, photos: Sequence[LabelledPhoto]) -> set[str]:
     return set(counts)
 
 
+def _shown(line: str) -> str:
+    """A line of a list for a message: a binary file's are long, and would control the terminal."""
+    shown = line if line.isprintable() else repr(line)
+    return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…"
+
+
 def _lines(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a list: {error}. Save it as UTF-8.") from error
+    if "\0" in text:  # every other byte of UTF-16 without a byte order mark
+        raise DataError(f"{path}: has zero bytes, which no text in UTF-8 has. Save it as UTF-8.")
     lines = (normalize("NFC", line.strip()) for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]

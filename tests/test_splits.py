@@ -154,3 +154,29 @@ def test_unknown_split_is_refused_with_those_that_are_there(
         (tmp_path / "root" / f"{name}.txt").write_text("rose/a\n")
     with pytest.raises(DataError, match=f"no split '{split}'. There are {known}; any"):
         _split(tmp_path / "root", split)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("rose/a\n".encode("utf-16"), r"cannot be read as a list: .* Save it as UTF-8"),
+        ("rose/a\n".encode("utf-16-le"), "has zero bytes, .* Save it as UTF-8"),
+        (b"\x89PNG\r\n", "cannot be read as a list"),
+        (b"\x1b[2Jrose", r"1 of 1 names are no photo .* \('\\x1b\[2Jrose'\)"),
+        (b"../photos/rose/a\n", r"1 of 1 names are no photo .* \(\.\./photos/rose/a\)"),
+        (b"/etc/passwd\n", r"1 of 1 names are no photo .* \(/etc/passwd\)"),
+        (b"x" * 5000, r"1 of 1 names are no photo .* \(x{100}…\)"),
+    ],
+)
+def test_file_that_is_no_list_of_names_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "val.txt").write_bytes(content)
+    with pytest.raises(DataError, match=rf"val\.txt: {message}"):
+        _split(tmp_path, "val")
+
+
+def test_list_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").mkdir()
+    with pytest.raises(DataError, match=r"val\.txt: cannot be read as a list"):
+        _split(tmp_path, "val")

@@ -12,12 +12,14 @@ from enum import StrEnum
 import numpy as np
 
 from flowerseg.arrays import BACKGROUND, FLOWER, VOID, SizeHW, size_of
+from flowerseg.colours import Colour, most_common
 from flowerseg.data import LabelledPhoto, PhotoSet
 from flowerseg.errors import DataError, ImageError, some_of
 from flowerseg.evaluate import read_pair
-from flowerseg.palette import Colour, UnknownColours, most_common, remedy
+from flowerseg.palette import UnknownColours, remedy
 
 NAMED = 5  # names of each kind in an error or a note
+_MOST_COLOURS = 1000  # counted of each mask with unknown ones
 _THREADS = 4  # decoders let others run meanwhile; more threads would only hold more photos
 
 
@@ -169,8 +171,10 @@ class _Faults:
     def _add(self, fault: _Fault) -> None:
         self._first.setdefault(fault.kind, fault)
         self.names.setdefault(fault.kind, []).append(fault.item.name)
-        self._pixels.update(fault.unknown)
-        self._files.update(fault.unknown.keys())
+        # A photo in place of a mask has more colours than a few thousand masks may keep in memory.
+        colours = most_common(fault.unknown)[:_MOST_COLOURS]
+        self._pixels.update({colour: fault.unknown[colour] for colour in colours})
+        self._files.update(colours)
 
     def _colours_text(self) -> str:
         """How many pixels of which colours in how many files, and what to do about them."""

@@ -6,18 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
+from flowerseg.colours import Colour
 from flowerseg.errors import DataError, some_of
 from flowerseg.images import PHOTO_SUFFIXES
 from flowerseg.labelled import LabelledPhoto, PhotoSet, photo_set
-from flowerseg.palette import Background, Colour, Palette, background_from_text, colours_from_text
+from flowerseg.palette import Background, Palette, background_from_text, colours_from_text
 from flowerseg.splits import names_in_split
-
-_REMEDY = (
-    "Say what they mean with --flower-colour and --void-colour, or take all others for background "
-    "with --background-colour any. A colour is R,G,B, or one number: a grey level or a class. "
-    "(A PNG with a palette has the colours that it shows, not its class numbers.)"
-)
-
 
 _NO_VOID = ("void-colour", "none")
 
@@ -27,8 +21,8 @@ class FolderRules:
     """How to read a folder of photos and masks: what its colours mean, and who validates.
 
     Raises:
-        ValueError: a colour has two roles or is none, flower or background have no colour, or
-            `val_share` is not between 0 and 1.
+        ValueError: a colour has two roles or is none, flower or background have no colour,
+            `val_share` is not between 0 and 1, or `mask_tolerance` not from 0 to 127.
     """
 
     flower_colours: tuple[Colour, ...] = ((255, 255, 255),)
@@ -36,6 +30,7 @@ class FolderRules:
     background_colours: Background = ((0, 0, 0),)
     val_share: float = 0.2  # of each class; counts only where no list parts the photos
     split_seed: int = 0
+    mask_tolerance: int = 0  # levels by which a channel of a mask may differ from a colour above
 
     def __post_init__(self) -> None:
         if not 0 < self.val_share < 1:
@@ -45,7 +40,12 @@ class FolderRules:
     @property
     def palette(self) -> Palette:
         """The colours as masks are read by them."""
-        return Palette(self.flower_colours, self.background_colours, self.void_colours, _REMEDY)
+        return Palette(
+            self.flower_colours,
+            self.background_colours,
+            self.void_colours,
+            tolerance=self.mask_tolerance,
+        )
 
     def options(self) -> list[tuple[str, str]]:
         """Names and values of the command-line options that differ from the defaults."""
@@ -63,6 +63,8 @@ class FolderRules:
             found.append(("val-share", str(self.val_share)))
         if self.split_seed != usual.split_seed:
             found.append(("split-seed", str(self.split_seed)))
+        if self.mask_tolerance != usual.mask_tolerance:
+            found.append(("mask-tolerance", str(self.mask_tolerance)))
         return found
 
 
@@ -80,6 +82,7 @@ def rules_from_text(
     background: Sequence[str] = (),
     val_share: float = DEFAULT_RULES.val_share,
     split_seed: int = DEFAULT_RULES.split_seed,
+    mask_tolerance: int = DEFAULT_RULES.mask_tolerance,
 ) -> FolderRules:
     """Rules as the command line gives them; a role without a text keeps its default colours.
 
@@ -89,6 +92,7 @@ def rules_from_text(
         background: the same, or `any` alone: all colours that are neither flower nor void.
         val_share: see `FolderRules`.
         split_seed: see `FolderRules`.
+        mask_tolerance: see `FolderRules`.
 
     Raises:
         ValueError: saying which text is wrong.
@@ -99,6 +103,7 @@ def rules_from_text(
         background_from_text(background) or DEFAULT_RULES.background_colours,
         val_share,
         split_seed,
+        mask_tolerance,
     )
 
 

@@ -66,6 +66,8 @@ class PhotoSet:
         for item, content in zip(self.photos, self.content_hashes, strict=True):
             known = item.palette
             meaning = f"{known.flower} {known.background} {known.void}"
+            if known.tolerance:
+                meaning += f" within {known.tolerance}"
             annotation = f"{sha256_of(item.annotation)}\0{meaning}"
             digest.update(f"{item.name}\0{content}\0{annotation}\n".encode())
         return digest.hexdigest()

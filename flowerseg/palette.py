@@ -10,15 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowerseg.arrays import BACKGROUND, FLOWER, VOID, Labels, Rgb
+from flowerseg.colouradvice import MOST_CLASSES, NEAR, colour_advice
+from flowerseg.colours import Colour, ColourMap, colour_map, distances, most_common
 from flowerseg.errors import DataError, some_of
-
-Colour: TypeAlias = tuple[int, int, int]
-"""Red, green, blue, 0 to 255 each."""
 
 Background: TypeAlias = Literal["any"] | tuple[Colour, ...]
 """The colours of background, or "any": all that are neither flower nor void."""
 
-_MOST_MEANT = 32  # more unknown colours than this in one set are an accident, not classes
+MOST_TOLERANCE = 127  # with more, white and black would be one colour
+
+# How changed colours show where all that is not named is background. Classes are few where they
+# are close to each other, and lie in areas, not in lines of one or two pixels along outlines.
+_MOST_CLOSE_CLASSES = 8
+_SHORT_RUN = 4  # pixels
+_OFF_BY_LITTLE = 3  # levels
+# Numbers of classes, as grey levels or coded into the channels, are close to each other by nature.
+_LAST_GREY_CLASS, _LAST_CODED_CLASS = 199, 63
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,14 @@ class Palette:
     flower: tuple[Colour, ...]
     background: Background
     void: tuple[Colour, ...] = ()
-    remedy: str = ""  # what to do about a colour that has no role, for the error
+    remedy: str = ""  # what to do about an unknown colour, where no option gives it a meaning
+    tolerance: int = 0  # a colour has the meaning of the nearest one, if no channel differs by more
 
     def __post_init__(self) -> None:
         if not self.flower or not self.background:
             raise ValueError("flower and background need at least one colour each")
+        if not 0 <= self.tolerance <= MOST_TOLERANCE:
+            raise ValueError(f"the tolerance must be 0 to {MOST_TOLERANCE}, not {self.tolerance}")
         roles = self._roles()
         for colour in (colour for colours, _, _ in roles for colour in colours):
             if not all(0 <= channel <= 255 for channel in colour):
@@ -61,52 +71,119 @@ class Palette:
 
 
 class UnknownColours(DataError):
-    """An annotation with colours that mean nothing here; `pixels` counts each of them."""
+    """An annotation with colours that mean nothing here; `pixels` counts each of them.
 
-    def __init__(self, where: str, pixels: Mapping[Colour, int], palette: Palette) -> None:
+    Where the background is "any", they are colours close to that of flower or void, which would
+    silently become background.
+    """
+
+    def __init__(
+        self, where: str, pixels: Mapping[Colour, int], palette: Palette, lossy_format: str = ""
+    ) -> None:
         self.pixels = dict(pixels)
         self.palette = palette
-        often = [str(colour) for colour in most_common(pixels)]
+        self.lossy_format = lossy_format  # of the file, where it changes colours
+        often = [str(colour) for colour in most_common(self.pixels)]
         super().__init__(
-            f"{where}: {sum(pixels.values())} pixels of {len(pixels)} unknown colours "
-            f"({some_of(often)}). Known are {palette}. {remedy(pixels, palette)}"
+            f"{where}: {sum(pixels.values())} pixels of {len(pixels)} {unknown_in_words(palette)} "
+            f"({some_of(often)}). Known are {palette}. {remedy(pixels, palette, lossy_format)}"
         )
 
 
-def labels_from_colours(colours: Rgb, palette: Palette, name: Path) -> Labels:
-    """Translate annotation colours (h, w, 3) exactly; nothing is rounded to the nearest colour.
+def unknown_in_words(palette: Palette) -> str:
+    """What the colours of `UnknownColours` are."""
+    is_any = palette.background == "any"
+    return "colours close to flower or void but not equal" if is_any else "unknown colours"
+
+
+def remedy(pixels: Mapping[Colour, int], palette: Palette, lossy_format: str = "") -> str:
+    """What to do about these unknown colours."""
+    if palette.remedy:
+        is_noise = lossy_format or len(pixels) > MOST_CLASSES
+        cause = "So many mostly come from smooth resizing or from JPEG. " if is_noise else ""
+        return cause + palette.remedy
+    return colour_advice(
+        pixels.keys(),
+        (*palette.flower, *palette.void),
+        [colour for colour, _ in palette],
+        lossy_format=lossy_format,
+        tolerance=palette.tolerance,
+        is_noise=palette.background == "any" or palette.tolerance > 0,
+    )
+
+
+def labels_from_colours(
+    colours: Rgb, palette: Palette, name: Path, lossy_format: str = ""
+) -> Labels:
+    """Translate annotation colours (h, w, 3), exactly or within the palette's tolerance.
+
+    Args:
+        colours: red, green, blue.
+        palette: what they mean.
+        name: the file, for errors.
+        lossy_format: the file's format, where it changes colours: "JPEG", for example.
 
     Raises:
-        UnknownColours: a colour is not in the palette (an annotation that was resized smoothly,
-            or saved as JPEG, has many).
+        UnknownColours: a colour is not in the palette, or as near to one as to another of another
+            meaning; or the background is "any", and the image has colours so close to flower or
+            void that they were changed by JPEG or by smooth resizing.
     """
-    packed = _packed(colours)
-    labels = np.full(packed.shape, BACKGROUND, np.uint8)
-    is_known = np.full(packed.shape, palette.background == "any")
-    for colour, label in palette:
-        here = packed == _packed(np.array(colour, np.uint8))
-        labels[here] = label
-        is_known |= here
+    found = colour_map(colours)
+    nearest = _nearest(found.colours, palette)
+    is_known = (nearest.distance <= palette.tolerance) & ~nearest.is_tied
+    if palette.background == "any":
+        is_far = nearest.distance > palette.tolerance
+        is_known |= is_far & ~_are_changed(found, nearest, ~is_known, bool(lossy_format))
+        nearest.labels[is_far] = BACKGROUND
     if not is_known.all():
-        strange, counts = np.unique(packed[~is_known], return_counts=True)
-        pixels = dict(zip(map(_unpacked, strange.tolist()), counts.tolist(), strict=True))
-        raise UnknownColours(str(name), pixels, palette)
-    return labels
+        raise UnknownColours(str(name), found.counts(~is_known), palette, lossy_format)
+    return found.with_values(nearest.labels)
 
 
-def most_common(pixels: Mapping[Colour, int]) -> list[Colour]:
-    """The colours of a count, the one with the most pixels first."""
-    return sorted(pixels, key=lambda colour: (-pixels[colour], colour))
+@dataclass(frozen=True)
+class _Nearest:
+    """For each colour (K,) of an image, the one of a palette that is nearest."""
+
+    labels: NDArray[np.uint8]
+    distance: NDArray[np.int16]
+    is_tied: NDArray[np.bool_]  # another one, with another label, is as near
+    is_class: NDArray[np.bool_]  # it may be the number of a class
 
 
-def remedy(pixels: Mapping[Colour, int], palette: Palette) -> str:
-    """What to do about these unknown colours."""
-    if len(pixels) <= _MOST_MEANT:
-        return palette.remedy
-    return (
-        "So many mostly come from smooth resizing or from JPEG: then make the annotations again, "
-        f"as PNG, resized by nearest neighbour only. {palette.remedy}"
-    ).rstrip()
+def _nearest(colours: NDArray[np.uint8], palette: Palette) -> _Nearest:
+    count = len(colours)
+    nearest = _Nearest(
+        np.full(count, BACKGROUND, np.uint8),
+        np.full(count, 256, np.int16),
+        np.zeros(count, bool),
+        np.zeros(count, bool),
+    )
+    for colour, label in palette:
+        distance = distances(colours, colour)
+        nearest.is_tied[(distance == nearest.distance) & (label != nearest.labels)] = True
+        is_nearer = distance < nearest.distance
+        nearest.labels[is_nearer] = label
+        nearest.distance[is_nearer] = distance[is_nearer]
+        nearest.is_tied[is_nearer] = False
+        nearest.is_class[is_nearer] = _may_be_class(colour)
+    return nearest
+
+
+def _may_be_class(colour: Colour) -> bool:
+    is_grey = len(set(colour)) == 1
+    return max(colour) <= (_LAST_GREY_CLASS if is_grey else _LAST_CODED_CLASS)
+
+
+def _are_changed(
+    found: ColourMap, nearest: _Nearest, is_unknown: NDArray[np.bool_], is_lossy: bool
+) -> NDArray[np.bool_]:
+    """Which unknown colours (K,) are a flower's or void's that JPEG or resizing has changed."""
+    is_near = is_unknown & (nearest.distance <= NEAR)
+    runs, pixels = found.runs[is_near].sum(), found.pixels[is_near].sum()
+    is_shading = is_near.sum() > _MOST_CLOSE_CLASSES and pixels < _SHORT_RUN * runs
+    if is_lossy or is_shading:
+        return is_near
+    return is_near & (nearest.distance <= _OFF_BY_LITTLE) & ~nearest.is_class
 
 
 def colour_from_text(text: str) -> Colour:
@@ -140,12 +217,3 @@ def background_from_text(texts: Sequence[str]) -> Background:
     if set(texts) != {"any"}:
         raise ValueError("'any' includes every other colour: give it alone")
     return "any"
-
-
-def _packed(colours: Rgb) -> NDArray[np.int32]:
-    red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
-    return red << 16 | green << 8 | blue
-
-
-def _unpacked(packed: int) -> Colour:
-    return packed >> 16, packed >> 8 & 255, packed & 255

@@ -1,6 +1,7 @@
 """Any folder of photos and masks: pairs, classes, colours."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -170,13 +171,19 @@ def test_masks_of_16_bits_are_refused_for_scaling_loses_their_classes(tmp_path: 
 def test_rules_without_texts_are_the_default() -> None:
     assert rules_from_text() == FolderRules()
     assert FolderRules() == FolderRules(
-        ((255, 255, 255),), ((128, 128, 128),), ((0, 0, 0),), val_share=0.2, split_seed=0
+        ((255, 255, 255),),
+        ((128, 128, 128),),
+        ((0, 0, 0),),
+        val_share=0.2,
+        split_seed=0,
+        mask_tolerance=0,
     )
 
 
 def test_rules_are_what_the_texts_say() -> None:
-    rules = rules_from_text(["1", "2,3,4"], ["255"], ["any"], val_share=0.5, split_seed=7)
-    assert rules == FolderRules(((1, 1, 1), (2, 3, 4)), ((255, 255, 255),), "any", 0.5, 7)
+    rules = rules_from_text(["1", "2,3,4"], ["255"], ["any"], 0.5, 7, mask_tolerance=3)
+    assert rules == FolderRules(((1, 1, 1), (2, 3, 4)), ((255, 255, 255),), "any", 0.5, 7, 3)
+    assert rules.palette.tolerance == 3
 
 
 @pytest.mark.parametrize(
@@ -205,7 +212,7 @@ def test_share_that_leaves_a_side_empty_is_refused(share: float) -> None:
     [
         FolderRules(),
         FolderRules(background_colours="any", void_colours=(), split_seed=3),
-        FolderRules(((1, 1, 1), (2, 3, 4)), ((9, 9, 9),), ((0, 0, 0), (5, 5, 5)), 0.25, 7),
+        FolderRules(((1, 1, 1), (2, 3, 4)), ((9, 9, 9),), ((0, 0, 0), (5, 5, 5)), 0.25, 7, 12),
     ],
 )
 def test_rules_come_back_from_a_manifest(rules: FolderRules) -> None:
@@ -221,11 +228,35 @@ def test_rules_come_back_from_a_manifest(rules: FolderRules) -> None:
         {"flower_colours": [[0, 0, 1.5]]},
         {"flower_colours": [[0, 0, 300]]},
         {"val_share": 2},
+        {"mask_tolerance": 128},
+        {"mask_tolerance": 1.5},
     ],
 )
 def test_spoilt_rules_are_refused(spoilt: dict[str, object]) -> None:
     with pytest.raises((TypeError, ValueError)):
         from_json(FolderRules, spoilt)
+
+
+def test_rules_of_manifests_from_before_the_tolerance_are_exact() -> None:
+    stored = dataclasses.asdict(FolderRules(background_colours="any"))
+    del stored["mask_tolerance"]
+    assert from_json(FolderRules, stored) == FolderRules(background_colours="any")
+
+
+def test_fingerprint_tells_tolerances_apart_and_keeps_that_of_exact_masks(tmp_path: Path) -> None:
+    root = _folder(tmp_path / "mine", ["a"], np.zeros((1, 5), np.uint8))
+    prints = [
+        open_photos(root, "val", FolderRules(mask_tolerance=n)).fingerprint for n in (0, 1, 12)
+    ]
+    assert len(set(prints)) == 3
+    photo, mask = (
+        hashlib.sha256((root / kind / "a.png").read_bytes()).hexdigest()
+        for kind in ("photos", "masks")
+    )
+    # Spelt out: what models of earlier versions hold.
+    meaning = "((255, 255, 255),) ((0, 0, 0),) ((128, 128, 128),)"
+    line = f"a\0{photo}\0{mask}\0{meaning}\n"
+    assert prints[0] == hashlib.sha256(line.encode()).hexdigest()
 
 
 def test_masks_without_void_are_told_so_and_told_again() -> None:

@@ -98,6 +98,15 @@ def _use_recipe(ctx: click.Context, parameter: click.Parameter, value: str | Non
     help="any: every other colour. Repeatable. [default: 0]",
 )
 @click.option(
+    "--mask-tolerance",
+    type=click.IntRange(0, 127),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Take each colour of a folder's masks for the nearest one named above, if no channel "
+    "differs by more than N: for masks saved as JPEG. The mask is refused where two are as near.",
+)
+@click.option(
     "--val-share",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.2,
@@ -230,6 +239,7 @@ def _config(
     background_colour: tuple[str, ...],
     val_share: float,
     split_seed: int,
+    mask_tolerance: int,
     cache_gib: float,
     fault: tuple[str, ...],
     recipe: str | None,
@@ -245,7 +255,7 @@ def _config(
         raise click.UsageError("--data and --out are needed (or --resume RUN).")
     try:
         rules = rules_from_text(
-            flower_colour, void_colour, background_colour, val_share, split_seed
+            flower_colour, void_colour, background_colour, val_share, split_seed, mask_tolerance
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

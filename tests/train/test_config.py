@@ -22,6 +22,7 @@ ALL_RULES = FolderRules(
     background_colours=((0, 0, 0), (2, 3, 4)),
     val_share=0.35,
     split_seed=11,
+    mask_tolerance=40,
 )
 
 

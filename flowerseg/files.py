@@ -6,9 +6,11 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,9 +31,20 @@ _REASONS = {
     errno.ENOTDIR: "{there} is a file, not a folder. Choose another folder.",
     errno.EFBIG: "larger than a file may be here. Raise the limit (ulimit -f) or choose another "
     "disk.",
+    errno.ENOENT: "its folder was removed meanwhile. Run the same again, or choose another folder.",
+    errno.EIO: "the disk reports an error. Check it, or choose another disk.",
+    errno.ESTALE: "the network disk has lost it. Check its server, or choose another disk.",
 }
+_OTHER_REASON = "{error}. Choose another folder."
 # What writing to a file that is open may meet; such an error names no file.
-_OF_OPEN_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_OF_OPEN_FILES = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ESTALE,
+)
 
 _PREFIX = ".tmp-"
 _TEMPORARY = re.compile(re.escape(_PREFIX) + r"[a-z0-9_]{8}(\.\w+)?")  # as tempfile names them
@@ -75,13 +88,18 @@ def require_writable(folder: Path) -> None:
         _flush(temporary)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, makes_folder: bool = True) -> None:
     """Write `content` so that `path` is never seen half-written. Raises as `replacing` does.
 
     It does what `replacing` does in a third of the system calls, for those who write thousands.
+
+    Args:
+        path: of the file; one that is a link is replaced, and what it leads to stays.
+        content: of the file.
+        makes_folder: make the folder of `path` if it is missing; else that is an OutputError.
     """
     with explained(path):
-        handle, temporary = _created(path.parent)
+        handle, temporary = _created(path.parent, makes_folder)
         try:
             with open(handle, "wb", buffering=0) as file:  # noqa: PTH123  # a handle has no path
                 _write_all(file, content)
@@ -103,6 +121,26 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def open_regular(path: Path, *, follows_link: bool = False) -> BufferedReader:
+    """Open a regular file for reading, at once: a pipe would wait for a writer.
+
+    Raises:
+        OSError: there is none, it cannot be read, or it is a link, a pipe, a folder or a device.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follows_link else os.O_NOFOLLOW)
+    file = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115  # a handle has no path
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def sha256_of_regular(path: Path, *, follows_link: bool = False) -> str:
+    """Hex SHA-256 of a regular file's bytes. Raises as `open_regular` does."""
+    with open_regular(path, follows_link=follows_link) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write `path` into an error that a user can act on.
@@ -120,7 +158,7 @@ def explained(path: Path) -> Iterator[None]:
             raise
         if error.errno == errno.ENAMETOOLONG:
             raise NameTooLong(f"{path}: the name is too long to write. Choose another.") from error
-        if reason := _reason(path, error.errno):
+        if reason := _reason(path, error):
             raise OutputError(f"{path}: cannot be written: {reason}") from error
         raise
 
@@ -128,22 +166,32 @@ def explained(path: Path) -> Iterator[None]:
 def remove_temporaries(folder: Path, below: Iterable[str] = ()) -> None:
     """Remove what processes that were killed in the middle of `replacing` left in a folder.
 
+    Only regular files of such names go, and links are not followed.
+
     Args:
-        folder: nothing may be writing there now.
+        folder: no process may be writing there now.
         below: names of its subfolders that are searched to their bottom.
 
     Raises:
         OutputError: the system refuses.
     """
-    for place in (folder, *(found for name in below for found in _folders(folder / name))):
-        for entry in os.scandir(place):
-            if _TEMPORARY.fullmatch(entry.name):
-                with explained(Path(entry.path)):
-                    Path(entry.path).unlink(missing_ok=True)
+    for top in (folder, *(folder / name for name in below)):
+        for place in [top] if top == folder else _folders(top):
+            with explained(place), os.scandir(place) as entries:
+                _remove_temporaries(entries)
+
+
+def _remove_temporaries(entries: Iterable[os.DirEntry[str]]) -> None:
+    for entry in entries:
+        if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            with explained(Path(entry.path)):
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def _folders(top: Path) -> Iterator[Path]:
-    return (Path(place) for place, _, _ in os.walk(top))
+    """A folder and all below it; none where it is missing, or a link that leads elsewhere."""
+    walk = () if top.is_symlink() else os.walk(top)
+    return (Path(place) for place, _, _ in walk)
 
 
 @contextmanager
@@ -157,7 +205,7 @@ def _temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-def _created(folder: Path) -> tuple[int, Path]:
+def _created(folder: Path, makes_folder: bool) -> tuple[int, Path]:
     """A new file in a folder, open to be written, and as public as any other file."""
     while True:
         temporary = folder / f"{_PREFIX}{secrets.token_hex(4)}"
@@ -167,6 +215,8 @@ def _created(folder: Path) -> tuple[int, Path]:
         except FileExistsError:
             continue  # the name is taken: another one
         except FileNotFoundError:
+            if not makes_folder:
+                raise
             folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -195,9 +245,14 @@ def _is_about(path: Path, error: OSError) -> bool:
     return named.parent in (place, place.parent) or named in place.parents
 
 
-def _reason(path: Path, code: int | None) -> str:
-    """What is wrong and what helps; empty where the code is not one of a refused file."""
-    words = _REASONS.get(code or 0, "")
+def _reason(path: Path, error: OSError) -> str:
+    """What is wrong and what helps; empty where the error carries no code."""
+    if not error.errno:
+        return ""
+    words = _REASONS.get(error.errno, _OTHER_REASON)
     there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
-    free_mib = shutil.disk_usage(there).free / 2**20 if words else 0.0
-    return words.format(there=there, free=f"{free_mib:.0f} MiB free")
+    try:
+        free_mib = shutil.disk_usage(there).free / 2**20
+    except OSError:  # a link that leads nowhere has no disk
+        free_mib = 0.0
+    return words.format(there=there, free=f"{free_mib:.0f} MiB free", error=error.strerror)

@@ -2,22 +2,24 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from time import monotonic
 from typing import Protocol
 
 from flowerseg.artifact import versions_here
-from flowerseg.errors import ImageError, Stopped
+from flowerseg.errors import ImageError, OutputError, Stopped
 from flowerseg.files import explained, remove_temporaries, write_text
 from flowerseg.images import photo_bytes
 from flowerseg.isolate import opened_decoder
 from flowerseg.listing import Listing, list_photos
 from flowerseg.predict.engine import Engine, Here
 from flowerseg.predict.journal import Journal
-from flowerseg.predict.lock import locked
+from flowerseg.predict.lock import HeldFolder, locked
+from flowerseg.predict.outputs import OutputFolders
 from flowerseg.predict.photo import Job, Making, Outcome, Task, failed
 from flowerseg.predict.processes import InProcesses
 from flowerseg.predict.results import Counts, Effort, PhotoResult, RunRecord, utf8, write_results
@@ -26,13 +28,14 @@ from flowerseg.segmenter import Segmenter
 
 RESULTS, RUN = "results.csv", "run.json"
 MOST_FAILURES = 1000  # in a report; results.csv has all
+_LOOK_EVERY_S = 1.0  # whether the output folder is still there
 
 
 class Watcher(Protocol):
     """Who is told how the run goes, in the calling thread."""
 
     def note(self, text: str) -> None:
-        """Something that the user should read before the first photo."""
+        """Something that the user should read."""
 
     def photo(self, result: PhotoResult, *, is_kept: bool) -> None:
         """A photo is done, in any order; `is_kept` if an earlier run had done it."""
@@ -80,8 +83,9 @@ def segment_folder(
 
     Raises:
         DataError: the folder is missing or holds no photo; nothing was written.
-        OutputError: an output cannot be written, or another run is writing there; the outputs
-            already written are whole.
+        OutputError: an output cannot be written, another run is writing there, or the output
+            folder or what lies in it was removed or replaced meanwhile; the outputs already
+            written are whole.
         ImageError: the first bad photo, where the settings ask for it.
         Stopped: `stop` was set before the last photo had begun.
         ValueError: the batch is larger than the model takes.
@@ -106,12 +110,14 @@ def segment_listing(
     """
     settings = settings or PredictSettings()
     hands = hands_of(settings, segmenter.info.device, len(listing.photos))
+    files = photo_files_of(listing, read)
     if hands.processes > 1:
         apart = InProcesses(listing.folder, segmenter, settings, hands, read)
-        return run_listing(listing, apart, out, settings, watcher, stop)
+        return run_listing(listing, apart, out, settings, watcher, stop, files)
     with opened_decoder(settings.max_pixels, settings.isolate_s) as decode:
         making = Making(listing.folder, segmenter, settings.save, decode, read)
-        return run_listing(listing, Here(making, settings, hands), out, settings, watcher, stop)
+        engine = Here(making, settings, hands)
+        return run_listing(listing, engine, out, settings, watcher, stop, files)
 
 
 def run_listing(
@@ -121,18 +127,22 @@ def run_listing(
     settings: PredictSettings,
     watcher: Watcher | None = None,
     stop: Event | None = None,
+    photo_files: Path | None = None,
 ) -> FolderReport:
     """Bring the photos of a listing through an engine, then write results.csv and run.json.
 
-    See `segment_folder`.
+    See `segment_folder`; `photo_files` is the folder in which a later check finds the photos, from
+    the root, and None where they are not files here.
     """
     origin = engine.origin
-    with locked(out), Journal(out, origin.basis) as journal:
-        _clear(out, journal)
-        job = Job(out, settings.save)
-        run = _Run(job, journal, settings, watcher or Silent(), stop or Event())
+    with locked(out) as held, Journal(held.path, origin.basis, photo_files) as journal:
+        held.watch(journal.path)
+        _clear(held.path, journal)
+        job = Job(held.path, settings.save, _made_folders(held, settings.save))
+        run = _Run(out, job, journal, held, settings, watcher or Silent(), stop or Event())
         run.say_first()
         run.segment(listing, engine)
+        held.require_unchanged()
         record = RunRecord(
             folder=utf8(str(listing.folder)),
             model=origin.model,
@@ -148,10 +158,27 @@ def run_listing(
             left_behind=journal.left_behind,
             versions=versions_here(),
         )
-        write_results(out / RESULTS, journal.results())
-        write_text(out / RUN, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
-        journal.finish()
+        write_results(held.path / RESULTS, run.results())
+        content = json.dumps(dataclasses.asdict(record), indent=2) + "\n"
+        write_text(held.path / RUN, content)
+        journal.finish(content)
+        run.say_last()
+        held.require_unchanged()
         return FolderReport(record, tuple(journal.failures(MOST_FAILURES)))
+
+
+def photo_files_of(listing: Listing, read: Callable[[Path], bytes]) -> Path | None:
+    """The folder that the photos of a listing are files of, from the root; None of remote ones."""
+    return listing.folder.absolute() if read is photo_bytes else None
+
+
+def _made_folders(held: HeldFolder, save: tuple[Save, ...]) -> OutputFolders:
+    """The folders that outputs go to, which have to stay while the run holds the output folder."""
+    folders = OutputFolders(held.path)
+    for kind in save:
+        folders.make(held.path / kind.folder)
+        held.watch(held.path / kind.folder)
+    return folders
 
 
 def _clear(out: Path, journal: Journal) -> None:
@@ -172,23 +199,28 @@ class _Run:
 
     def __init__(
         self,
+        name: Path,
         job: Job,
         journal: Journal,
+        held: HeldFolder,
         settings: PredictSettings,
         watcher: Watcher,
         stop: Event,
     ) -> None:
+        self._name = name  # of the output folder, for the user
         self._job = job
         self._journal = journal
+        self._held = held
         self._settings = settings
         self._watcher = watcher
         self._stop = stop
         self._photos = self._failed = self._kept = 0
         self._first_bad: PhotoResult | None = None
+        self._looked = monotonic()  # when the output folder was last looked at
 
     def say_first(self) -> None:
         """Tell what an earlier run made, and whether that is done again."""
-        out, journal = self._job.out, self._journal
+        out, journal = self._name, self._journal
         if kept := journal.current:
             how = "an interrupted run" if journal.was_interrupted else "an earlier run"
             self._watcher.note(
@@ -198,6 +230,41 @@ class _Run:
             self._watcher.note(
                 f"{out}: {others} photos were segmented before this changed: "
                 f"{', '.join(journal.changes)}. They are done again."
+            )
+
+    def say_last(self) -> None:
+        """Tell what was done again because the journal was damaged."""
+        if damaged := self._journal.damaged:
+            self._watcher.note(
+                f"{self._journal.path}: {damaged} rows were damaged; their photos were done again. "
+                "Check the disk."
+            )
+
+    def results(self) -> Iterator[PhotoResult]:
+        """Of all photos, sorted by path, with a look at whether their files are still there.
+
+        Raises:
+            OutputError: files are missing, or rows of the journal.
+        """
+        job = self._job
+        job.folders.forget()
+        rows, missing, first = 0, 0, None
+        for photo, entry in self._journal.entries():
+            rows += 1
+            for kind in entry.outputs:
+                if not job.folders.has(path := job.output(photo, kind)):
+                    missing += 1
+                    first = first or path
+            yield entry.result
+        if missing:
+            raise OutputError(
+                f"{self._name}: {missing} files that were written are missing, such as {first}. "
+                "Something removes them; run the same again to make them anew."
+            )
+        if rows != self._photos:
+            raise OutputError(
+                f"{self._journal.path}: {self._photos} photos were done, and the journal has "
+                f"{rows} whole rows of them. Check the disk, and run the same again."
             )
 
     def segment(self, listing: Listing, engine: Engine) -> None:
@@ -219,7 +286,7 @@ class _Run:
         done = f"{self._photos} of {photos} photos are done"
         if self._settings.fail_fast and self._first_bad:
             raise ImageError(f"{self._first_bad.error} Stopped there, as asked; {done}.")
-        raise Stopped(f"{self._job.out}: stopped; {done}. Run the same again to go on.")
+        raise Stopped(f"{self._name}: stopped; {done}. Run the same again to go on.")
 
     def counts(self, skipped: int) -> Counts:
         """What became of the photos."""
@@ -239,15 +306,16 @@ class _Run:
 
     def _take(self, outcome: Outcome, milliseconds: float | None) -> None:
         entry = outcome.entry
-        if outcome.is_kept:
-            self._journal.keep(outcome.photo)
-        else:
+        if not outcome.is_kept:
             result = dataclasses.replace(entry.result, milliseconds=milliseconds)
             entry = dataclasses.replace(entry, result=result)
-            self._journal.record(outcome.photo, entry)
+        self._journal.record(outcome.photo, entry)
         self._photos += 1
         self._kept += outcome.is_kept
         if not entry.result.ok:
             self._failed += 1
             self._first_bad = self._first_bad or entry.result
         self._watcher.photo(entry.result, is_kept=outcome.is_kept)
+        if (now := monotonic()) - self._looked >= _LOOK_EVERY_S:
+            self._looked = now
+            self._held.require_unchanged()

@@ -4,47 +4,39 @@ A row says: this photo, by the hash of its bytes, was segmented in that run, and
 hashes of what was written of it. A row comes after its files, so that it never promises what is not
 there; a file without its row is made again. Rows are written at once: a process that is killed
 loses none. A machine that goes down may lose the last ones, and then those photos are done again.
+A damaged row is as good as none: see `rows`.
 """
 
 import json
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flowerseg.errors import OutputError
-from flowerseg.predict.results import PhotoResult, utf8
-from flowerseg.predict.settings import Save
+from flowerseg.predict.journalfile import (
+    DATABASE_ERRORS,
+    JOURNAL,
+    damaged_journal,
+    explain_journal_error,
+    opened_journal,
+)
+from flowerseg.predict.results import PhotoResult
+from flowerseg.predict.rows import (
+    DamagedRow,
+    Entry,
+    checksum,
+    entry_from_row,
+    key_of,
+    loaded_json,
+    path_of,
+    photo_row,
+)
 
-JOURNAL = "journal.sqlite"
-SCHEMA = 1
-
-_TABLES = """
-CREATE TABLE runs (id INTEGER PRIMARY KEY, basis TEXT NOT NULL, finished INTEGER NOT NULL);
-CREATE TABLE photos (
-    path BLOB PRIMARY KEY,       -- under the folder, as the file system spells it
-    sha256 TEXT NOT NULL,        -- of the photo's bytes; empty where they could not be read
-    made INTEGER NOT NULL,       -- the run that segmented it
-    met INTEGER NOT NULL,        -- the last run that came past it
-    ok INTEGER NOT NULL,
-    outputs TEXT NOT NULL,       -- JSON: SHA-256 of each file by its kind
-    result TEXT NOT NULL         -- JSON, see `_fields`
-) WITHOUT ROWID;
-"""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known about one photo."""
-
-    sha256: str  # of its bytes; empty where they could not be read
-    outputs: dict[Save, str]  # SHA-256 of what was written
-    result: PhotoResult
-    is_current: bool = True  # made from the basis of this run
+PHOTO_COLUMNS = "path, sha256, made, met, ok, outputs, result, checksum"
+RUN_COLUMNS = "id, basis, finished, folder, record, checksum"
+_HIGHEST_RUN = 1 << 62  # far beyond what runs count up to: a higher number is damage
 
 
 class Journal:
@@ -54,24 +46,33 @@ class Journal:
         out: the output folder.
         basis: everything but the photo that the outputs depend on, JSON-like; what was made from
             another one is not current.
+        folder: of the photos, from the root; None where their paths name no files.
 
     Raises:
         OutputError: it cannot be read or written. So do all methods.
     """
 
-    def __init__(self, out: Path, basis: dict[str, Any]) -> None:
-        self._path = out / JOURNAL
+    def __init__(self, out: Path, basis: dict[str, Any], folder: Path | None = None) -> None:
+        self.path = out / JOURNAL
         self._basis = json.dumps(basis, sort_keys=True)
+        self._folder = os.fsencode(folder) if folder else None
+        self.damaged = 0  # rows that were not used, so that their photos are done again
         with self._explained():
-            self._db = _opened(self._path)
-            before = self._db.execute("SELECT basis, finished FROM runs ORDER BY id").fetchall()
-            begun = self._db.execute("INSERT INTO runs VALUES (NULL, ?, 0)", [self._basis])
-            self._run = begun.lastrowid
-            same = self._db.execute("SELECT id FROM runs WHERE basis = ?", [self._basis])
-            self._current = {run for (run,) in same}
-        self.was_interrupted = bool(before) and not before[-1][1]  # the run before this one
-        others = [text for text, _ in before if text != self._basis]
-        self._other: dict[str, Any] = json.loads(others[-1] if others else self._basis)
+            self._db = opened_journal(self.path)
+            try:
+                runs = self._db.execute(f"SELECT {RUN_COLUMNS} FROM runs ORDER BY id").fetchall()
+                before = [row[:3] for row in runs if is_whole_run(row)]
+                self._run = self._begun(runs[-1][0] + 1 if runs else 1)
+            except BaseException:
+                self._db.close()
+                raise
+        self._bases: dict[int, str] = {run: text for run, text, _ in before}
+        self._bases[self._run] = self._basis
+        self._current = {run for run, text in self._bases.items() if text == self._basis}
+        # The run before this one; one whose row is damaged may have been, too.
+        self.was_interrupted = bool(runs) and not (is_whole_run(runs[-1]) and runs[-1][2])
+        others = [text for _, text, _ in before if text != self._basis]
+        self._other = _dictionary(others[-1] if others else self._basis)
 
     @property
     def changes(self) -> list[str]:
@@ -98,53 +99,50 @@ class Journal:
         return self._count("met != ?", self._run)
 
     def find(self, path: Path) -> Entry | None:
-        """What is known about a photo."""
+        """What is known about a photo; nothing where its row is damaged, which is counted."""
         with self._explained():
             row = self._db.execute(
-                "SELECT sha256, made, outputs, result FROM photos WHERE path = ?", [_key(path)]
+                f"SELECT {PHOTO_COLUMNS} FROM photos WHERE path = ?", [key_of(path)]
             ).fetchone()
         if row is None:
             return None
-        sha256, made, outputs, result = row
-        hashes = {Save(kind): digest for kind, digest in json.loads(outputs).items()}
-        return Entry(sha256, hashes, _result(_key(path), result), made in self._current)
+        try:
+            return entry_from_row(row, self._bases, self._current)
+        except DamagedRow:
+            self.damaged += 1
+            return None
 
     def record(self, path: Path, entry: Entry) -> None:
-        """Write down a photo that this run has done."""
+        """Write down a photo that this run has segmented, or found done by an earlier one."""
+        made = entry.run or self._run
+        row = photo_row(path, entry, made, self._run, self._bases[made])
         with self._explained():
             self._db.execute(
-                "INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    _key(path),
-                    entry.sha256,
-                    self._run,
-                    self._run,
-                    entry.result.ok,
-                    json.dumps(entry.outputs),
-                    _fields(entry.result),
-                ),
+                f"INSERT OR REPLACE INTO photos ({PHOTO_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                row,
             )
 
-    def keep(self, path: Path) -> None:
-        """Write down that this run found a photo done."""
-        with self._explained():
-            self._db.execute("UPDATE photos SET met = ? WHERE path = ?", [self._run, _key(path)])
-
-    def results(self) -> Iterator[PhotoResult]:
-        """Of all photos that this run came past, sorted by path."""
-        yield from self._results("SELECT path, result FROM photos WHERE met = ? ORDER BY path")
+    def entries(self) -> Iterator[tuple[Path, Entry]]:
+        """All photos that this run came past, sorted by path."""
+        yield from self._entries("met = ? ORDER BY path")
 
     def failures(self, most: int) -> Iterator[PhotoResult]:
         """The first photos, by path, that could not be segmented."""
-        yield from self._results(
-            "SELECT path, result FROM photos WHERE met = ? AND NOT ok ORDER BY path "
-            f"LIMIT {int(most)}"
-        )
+        for _, entry in self._entries(f"met = ? AND NOT ok ORDER BY path LIMIT {int(most)}"):
+            yield entry.result
 
-    def finish(self) -> None:
-        """Write down that the run came to its end."""
+    def finish(self, record: str) -> None:
+        """Write down that the run came to its end.
+
+        Args:
+            record: what run.json holds.
+        """
+        fields = (self._run, self._basis, 1, self._folder, record)
         with self._explained():
-            self._db.execute("UPDATE runs SET finished = 1 WHERE id = ?", [self._run])
+            self._db.execute(
+                f"REPLACE INTO runs ({RUN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
+                [*fields, checksum(*fields)],
+            )
 
     def close(self) -> None:
         """Let go of the file."""
@@ -162,77 +160,59 @@ class Journal:
     ) -> None:
         self.close()
 
+    def _begun(self, run: int) -> int:
+        if not 0 < run < _HIGHEST_RUN:
+            raise damaged_journal(self.path, f"it names a run {run}")
+        fields = (run, self._basis, 0, self._folder, "")
+        self._db.execute(
+            f"INSERT INTO runs ({RUN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
+            [*fields, checksum(*fields)],
+        )
+        return run
+
     def _count(self, which: str, value: object) -> int:
         query = f"SELECT count(*) FROM photos JOIN runs ON made = id WHERE ok AND {which}"
         with self._explained():
             (count,) = self._db.execute(query, [value]).fetchone()
         return int(count)
 
-    def _results(self, query: str) -> Iterator[PhotoResult]:
+    def _entries(self, which: str) -> Iterator[tuple[Path, Entry]]:
         with self._explained():
-            for path, result in self._db.execute(query, [self._run]):
-                yield _result(path, result)
+            query = f"SELECT {PHOTO_COLUMNS} FROM photos WHERE {which}"
+            rows = self._db.execute(query, [self._run])
+        while True:
+            with self._explained():
+                row = rows.fetchone()
+            if row is None:
+                return
+            try:
+                entry = entry_from_row(row, self._bases, self._current)
+            except DamagedRow:
+                continue  # not of this run: one that is missing shows in the count of rows
+            yield path_of(row[0]), entry
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
-            raise OutputError(_words(self._path, error)) from error
+        except DATABASE_ERRORS as error:
+            raise explain_journal_error(self.path, error) from error
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    # Every statement is a transaction of its own. NORMAL: written, but flushed only now and then.
-    db = sqlite3.connect(path, isolation_level=None)
-    # Exclusive before WAL: no memory is shared between processes, which network disks cannot.
-    db.executescript(
-        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
-    )
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
-    elif version != SCHEMA:
-        db.close()
-        raise sqlite3.DatabaseError(f"of version {version}, this flowerseg writes {SCHEMA}")
-    return db
+def is_whole_run(row: tuple[Any, ...]) -> bool:
+    """Whether the row of a run, its columns those of RUN_COLUMNS, is as a run wrote it."""
+    *fields, found = row
+    return bool(found == checksum(*fields))
 
 
-def _words(path: Path, error: sqlite3.DatabaseError) -> str:
-    """What the user can do about it: room and permission, or another journal."""
-    of_the_disk = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR")
-    if getattr(error, "sqlite_errorname", "").startswith(of_the_disk):
-        return (
-            f"{path}: cannot be written: {error}. Free space, or choose another folder; run again "
-            "to go on."
-        )
-    return (
-        f"{path}: the journal of earlier runs cannot be used: {error}. Remove it: all photos are "
-        "then segmented again."
-    )
+def _dictionary(text: str) -> dict[str, Any]:
+    try:
+        value = loaded_json(text)
+    except DamagedRow:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:12]}…"
-
-
-def _key(path: Path) -> bytes:
-    return os.fsencode(path.as_posix())
-
-
-def _fields(result: PhotoResult) -> str:
-    """All but the path; by hand, for `asdict` and `from_json` took longer than the database."""
-    box, error, took = result.box, result.error, result.milliseconds
-    return json.dumps([result.size_hw, result.flower_share, box, error, took])
-
-
-def _result(key: bytes, fields: str) -> PhotoResult:
-    size_hw, share, box, error, took = json.loads(fields)
-    return PhotoResult(
-        utf8(os.fsdecode(key)),
-        tuple(size_hw) if size_hw else None,
-        share,
-        tuple(box) if box else None,
-        error,
-        took,
-    )

@@ -14,13 +14,13 @@ import numpy as np
 
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.errors import ImageError, NameTooLong
-from flowerseg.files import explained, sha256_of, write_bytes
 from flowerseg.images import bounding_box, decode_rgb, encode_mask, encode_png, photo_bytes
 from flowerseg.isolate import Decode
 from flowerseg.masks import cutout, foreground_at, overlay
-from flowerseg.predict.journal import Entry
+from flowerseg.predict.outputs import OutputFolders
 from flowerseg.predict.pipeline import ForBackend, ForDisk
 from flowerseg.predict.results import PhotoResult, utf8
+from flowerseg.predict.rows import Entry
 from flowerseg.predict.settings import Save
 from flowerseg.preprocess import frame_from_photo
 from flowerseg.segmenter import Segmenter
@@ -51,12 +51,18 @@ class Made:
 class Job:
     """What is asked of a folder, the same for all photos."""
 
-    out: Path
+    out: Path  # the folder itself, not a link to it
     save: tuple[Save, ...]
+    folders: OutputFolders
 
     def output(self, photo: Path, kind: Save) -> Path:
         """Where a file made of a photo is: b.jpg -> b.jpg.png."""
-        return self.out / kind.folder / photo.with_name(f"{photo.name}.png")
+        return output_path(self.out, photo, kind)
+
+
+def output_path(out: Path, photo: Path, kind: Save) -> Path:
+    """Where a file made of a photo is, below the output folder: b.jpg -> masks/b.jpg.png."""
+    return out / kind.folder / photo.with_name(f"{photo.name}.png")
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ def known_bytes(job: Job, task: Task) -> str:
     if before is None or not (before.is_current and before.result.ok):
         return ""
     stand = all(
-        kind in before.outputs and _is_file(job.output(task.photo, kind), before.outputs[kind])
+        kind in before.outputs
+        and job.folders.sha256(job.output(task.photo, kind)) == before.outputs[kind]
         for kind in job.save
     )
     return before.sha256 if stand else ""
@@ -126,7 +133,8 @@ def finish(job: Job, task: Task, made: Made) -> ForDisk[Outcome] | Outcome:
         assert task.before is not None  # its bytes are known
         return Outcome(task.photo, task.before, is_kept=True)
     if not made.result.ok:
-        return failed(job, task, made.result.error, made.sha256)
+        _remove(job, task.photo, Save)
+        return Outcome(task.photo, Entry(made.sha256, {}, made.result))
     return ForDisk(partial(_write, job, task, made, made.result))
 
 
@@ -138,13 +146,6 @@ def failed(job: Job, task: Task, error: str, sha256: str = "") -> Outcome:
     """
     _remove(job, task.photo, Save)
     return Outcome(task.photo, Entry(sha256, {}, _bad(task.photo, error)))
-
-
-def _is_file(path: Path, sha256: str) -> bool:
-    try:
-        return sha256_of(path) == sha256
-    except OSError:  # not there, or not to be read: written anew, which says why if it fails
-        return False
 
 
 def _bad(photo: Path, error: str) -> PhotoResult:
@@ -202,7 +203,7 @@ def _write(job: Job, task: Task, made: Made, result: PhotoResult) -> Outcome:
     """
     try:
         for kind, content in made.files.items():
-            write_bytes(job.output(task.photo, kind), content)
+            job.folders.write(job.output(task.photo, kind), content)
     except NameTooLong as error:  # the fault of this photo, not of the disk
         return failed(job, task, str(error), made.sha256)
     outputs = {kind: hashlib.sha256(content).hexdigest() for kind, content in made.files.items()}
@@ -224,7 +225,5 @@ def _others(job: Job, task: Task, made: Made) -> dict[Save, str]:
 
 def _remove(job: Job, photo: Path, kinds: Iterable[Save]) -> None:
     for kind in kinds:
-        path = job.output(photo, kind)
-        # What has a name too long, or a file for a folder, was never there.
-        with suppress(NameTooLong, NotADirectoryError), explained(path):
-            path.unlink(missing_ok=True)
+        with suppress(NameTooLong):  # a file of such a name was never there
+            job.folders.remove(job.output(photo, kind))

@@ -30,7 +30,7 @@ from flowerseg.images import photo_bytes
 from flowerseg.isolate import IsolatedDecoder
 from flowerseg.listing import Listing
 from flowerseg.predict.engine import Origin, origin_of
-from flowerseg.predict.folder import FolderReport, Watcher, run_listing
+from flowerseg.predict.folder import FolderReport, Watcher, photo_files_of, run_listing
 from flowerseg.predict.photo import Job, Made, Making, Outcome, Task, finish, known_bytes, make
 from flowerseg.predict.pipeline import WRITERS, Finished, ForDisk, Pipeline
 from flowerseg.predict.settings import Hands, PredictSettings, batch_size, hands_of
@@ -140,7 +140,8 @@ def segment_listing_on_ray(
                 f"Ray at {where}: {share.actors} actors with {share.cpus} CPUs and {share.gpus} "
                 f"GPUs each, {engine.origin.backend}, batch {engine.batch}"
             )
-        return run_listing(listing, engine, out, settings, watcher, stop)
+        files = photo_files_of(listing, read)
+        return run_listing(listing, engine, out, settings, watcher, stop, files)
 
 
 class _OnRay:

@@ -1,16 +1,22 @@
-"""What became of the photos: of each one, of a folder, and as results.csv.
+r"""What became of the photos: of each one, of a folder, and as results.csv.
 
 The columns of results.csv: `path` under the folder; `width` and `height` in pixels; `flower_share`,
 flower pixels over all pixels; `x0`, `y0`, `x1`, `y1`, the box around the flower, from its first
 column and row to the ones behind its last, empty where there is no flower; `status`, ok or error;
 `error`, the reason; `milliseconds` that were worked on the photo, with its share of its batch. All
 but the last are the same in every run on the same photos with the same model and settings.
+
+Names are spelled so that no two are the same and every reader of CSV gets them back: a backslash is
+doubled, and a byte that is no UTF-8 is `\xNN` (see `utf8`). Where a path or an error would begin
+with a character that spreadsheets take for a formula, `./` is put before it: `./=1+1.jpg` is the
+same file under the folder. Cells with line breaks, carriage returns, commas or quotes are quoted.
 """
 
 import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from flowerseg.arrays import SizeHW
 from flowerseg.artifact import Parent
@@ -21,6 +27,8 @@ from flowerseg.preprocess import Preprocess
 
 _BOX = ("x0", "y0", "x1", "y1")
 COLUMNS = ("path", "width", "height", "flower_share", *_BOX, "status", "error", "milliseconds")
+# What makes a formula of a cell, in full width too; tabs and line breaks before it are dropped.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 @dataclass(frozen=True)
@@ -79,21 +87,46 @@ class RunRecord:
     versions: dict[str, str]
 
 
+class TextSink(Protocol):
+    """What rows are written to."""
+
+    def write(self, text: str, /) -> object:
+        """Take some text."""
+
+
+class _EndingInLf:
+    """Rows that end in CR LF, with LF: `csv` quotes only those line breaks that end its rows."""
+
+    def __init__(self, sink: TextSink) -> None:
+        self._sink = sink
+
+    def write(self, line: str) -> None:
+        self._sink.write(line.removesuffix("\r\n") + "\n")
+
+
 def write_results(path: Path, results: Iterable[PhotoResult]) -> None:
     """Write results.csv, one row at a time. Raises as `replacing` does."""
     with (
         replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(_rows(results))
+        write_rows(file, results)
+
+
+def write_rows(sink: TextSink, results: Iterable[PhotoResult]) -> None:
+    """Write the content of results.csv, one row at a time."""
+    writer = csv.writer(_EndingInLf(sink), lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_rows(results))
 
 
 def utf8(name: str) -> str:
-    """A file name that is not UTF-8 with its strange bytes spelled out, so that it can be written
-    to a text file."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    r"""A file name as text: `\\` for a backslash, `\xNN` for a byte that is no UTF-8.
+
+    Each name has a spelling of its own; names in UTF-8 without a backslash are spelled as they are.
+    """
+    escaped = name.replace("\\", r"\\")
+    return escaped.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _rows(results: Iterable[PhotoResult]) -> Iterator[list[object]]:
@@ -103,4 +136,9 @@ def _rows(results: Iterable[PhotoResult]) -> Iterator[list[object]]:
         status = "ok" if result.ok else "error"
         box = result.box or ("", "", "", "")
         took = "" if result.milliseconds is None else f"{result.milliseconds:.1f}"
-        yield [result.path, width, height, share, *box, status, result.error, took]
+        path, error = _no_formula(result.path), _no_formula(result.error)
+        yield [path, width, height, share, *box, status, error, took]
+
+
+def _no_formula(text: str) -> str:
+    return f"./{text}" if text.startswith(_FORMULA) else text

@@ -162,7 +162,8 @@ def test_mask_path_is_the_photos_path_with_png_added(tmp_path: Path) -> None:
     _segment(tmp_path / "photos", tmp_path / "out")
 
     assert set(_files(tmp_path / "out/masks")) == {f"{name}.png" for name in names}
-    assert [row["path"] for row in _rows(tmp_path / "out")] == sorted(names)
+    cells = {"./-dash.jpg" if name == "-dash.jpg" else name for name in names}
+    assert {row["path"] for row in _rows(tmp_path / "out")} == cells
 
 
 def test_photos_that_differ_only_in_extension_have_two_masks(tmp_path: Path) -> None:

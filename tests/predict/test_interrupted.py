@@ -170,8 +170,8 @@ def test_journal_that_may_not_be_written_is_an_error(
     segment_folder(photos, opened(), tmp_path / "out")
     connect = sqlite3.connect
 
-    def read_only(path: Path, **options: Any) -> sqlite3.Connection:
-        return connect(f"file:{path}?immutable=1", uri=True, **options)
+    def read_only(address: str, **options: Any) -> sqlite3.Connection:
+        return connect(address.replace("mode=rwc", "immutable=1"), **options)
 
     monkeypatch.setattr(sqlite3, "connect", read_only)
     with pytest.raises(OutputError, match=r"journal\.sqlite: cannot be written: .*readonly"):

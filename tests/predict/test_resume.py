@@ -224,7 +224,7 @@ def test_temporary_files_of_a_killed_run_go(photos: Path, out: Path, opened: Ope
     ("spoil", "message"),
     [
         (lambda path: path.write_bytes(b"not a database" * 99), "not a database. Remove it"),
-        (lambda path: _as_of_version(path, 7), "of version 7, this flowerseg writes 1. Remove it"),
+        (lambda path: _as_of_version(path, 7), "of version 7, this flowerseg writes 2. Remove it"),
     ],
     ids=["garbage", "another version"],
 )

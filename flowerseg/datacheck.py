@@ -3,24 +3,23 @@
 What cannot be used ends it all in one error; what is only odd is noted.
 """
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
 import numpy as np
 
-from flowerseg.arrays import BACKGROUND, FLOWER, VOID, SizeHW, size_of
-from flowerseg.colours import Colour, most_common
+from flowerseg.annotation import AmbiguousAnnotation
+from flowerseg.arrays import BACKGROUND, FLOWER, VOID, Rgb, SizeHW, size_of
 from flowerseg.data import LabelledPhoto, PhotoSet
-from flowerseg.errors import DataError, ImageError, some_of
-from flowerseg.evaluate import read_pair
-from flowerseg.palette import UnknownColours, remedy
+from flowerseg.datafaults import NAMED, Fault, FaultKind, Faults
+from flowerseg.errors import DataError, ImageError
+from flowerseg.palette import UnknownColours
 
-NAMED = 5  # names of each kind in an error or a note
-_MOST_COLOURS = 1000  # counted of each mask with unknown ones
 _THREADS = 4  # decoders let others run meanwhile; more threads would only hold more photos
+_MOSTLY = 0.95  # of what is labelled: a photo with more flower is rarer than an inverted mask
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class SplitCheck:
     largest_hw: SizeHW
     without_flower: Noted  # masks with background but no flower pixel
     only_void: Noted  # masks that say nothing about any pixel
+    mostly_flower: Noted  # masks with more than 95 % flower in what is labelled
+    shape_in_alpha: Noted  # masks of one colour, whose alpha channel was read instead
 
     def to_text(self) -> str:
         """One line, and one more for each kind of note."""
@@ -61,10 +62,13 @@ class SplitCheck:
             f"background {100 * self.background_share:.1f} %, "
             f"void {100 * self.void_share:.1f} %; {' to '.join(dict.fromkeys(sizes))}"
         ]
-        notes = ((self.without_flower, "no flower"), (self.only_void, "nothing but void"))
-        lines += [
-            f"  {noted.to_text(f'masks with {what}')}" for noted, what in notes if noted.count
-        ]
+        notes = (
+            (self.without_flower, "masks with no flower"),
+            (self.only_void, "masks with nothing but void"),
+            (self.mostly_flower, "masks with more than 95 % flower (or is it the background?)"),
+            (self.shape_in_alpha, "masks have their shape in the alpha channel; it was used"),
+        )
+        lines += [f"  {noted.to_text(what)}" for noted, what in notes if noted.count]
         return "\n".join(lines)
 
 
@@ -74,10 +78,16 @@ class DataCheck:
 
     train: SplitCheck
     val: SplitCheck
+    shared: Noted  # photos of val that are in train too, in another file with the same pixels
 
     def to_text(self) -> str:
         """A few lines for the terminal."""
-        return f"{self.train.to_text()}\n{self.val.to_text()}"
+        lines = [self.train.to_text(), self.val.to_text()]
+        if self.shared.count:
+            lines.append(
+                f"  {self.shared.to_text('of these photos are also in train, as other files')}"
+            )
+        return "\n".join(lines)
 
 
 def check_photos(train: PhotoSet, val: PhotoSet) -> DataCheck:
@@ -86,13 +96,23 @@ def check_photos(train: PhotoSet, val: PhotoSet) -> DataCheck:
     Raises:
         DataError: some cannot be decoded, have unknown colours, or an annotation is not as large
             as its upright photo; all of them are counted, and the first of each kind are named.
+            Or all are sound, and one of the sets has no flower, or no background.
     """
-    faults = _Faults()
+    faults = Faults()
     with ThreadPoolExecutor(_THREADS) as pool:
-        sound = [faults.without(pool.map(_look, photos.photos)) for photos in (train, val)]
-    if faults.names:
+        looks, val_looks = (
+            list(_sound(pool.map(_look, photos.photos), faults)) for photos in (train, val)
+        )
+    if faults:
         raise DataError(faults.to_text(f"{train.name} and {val.name}", len(train) + len(val)))
-    return DataCheck(_split_check(train.name, sound[0]), _split_check(val.name, sound[1]))
+    learnt = {look.content for look in looks}
+    check = DataCheck(
+        _split_check(train.name, looks),
+        _split_check(val.name, val_looks),
+        _noted(look.item for look in val_looks if look.content in learnt),
+    )
+    _require_both_classes(check)
+    return check
 
 
 @dataclass(frozen=True)
@@ -101,90 +121,77 @@ class _Look:
 
     item: LabelledPhoto
     size_hw: SizeHW
+    content: bytes  # equal for equal photos
     flower: int  # pixels
     background: int
     void: int
+    is_from_alpha: bool
+
+    @property
+    def is_mostly_flower(self) -> bool:
+        return self.flower > _MOSTLY * (self.flower + self.background)
 
 
-class _Kind(StrEnum):
-    """The ways in which a labelled photo cannot be used."""
-
-    UNREADABLE = "cannot be read"
-    ANOTHER_SIZE = "annotation of another size"
-    UNKNOWN_COLOURS = "unknown colours"
-
-
-@dataclass(frozen=True)
-class _Fault:
-    """Why a photo cannot be used. Not the exception: that would keep the pixels in memory."""
-
-    item: LabelledPhoto
-    kind: _Kind
-    message: str
-    unknown: Mapping[Colour, int] = field(default_factory=dict)  # pixels of each colour
-
-
-def _look(item: LabelledPhoto) -> _Look | _Fault:
+def _look(item: LabelledPhoto) -> _Look | Fault:
     try:
-        rgb, labels = read_pair(item)
+        found = item.read()
     except ImageError as error:
-        return _Fault(item, _Kind.UNREADABLE, str(error))
+        return Fault(item, FaultKind.UNREADABLE, str(error))
     except UnknownColours as error:
-        return _Fault(item, _Kind.UNKNOWN_COLOURS, str(error), error.pixels)
+        return Fault(item, FaultKind.UNKNOWN_COLOURS, str(error), error.pixels, error.lossy_format)
+    except AmbiguousAnnotation as error:
+        return Fault(item, FaultKind.AMBIGUOUS, str(error))
     except DataError as error:
-        return _Fault(item, _Kind.ANOTHER_SIZE, str(error))
-    pixels = np.bincount(labels.ravel(), minlength=256).tolist()
-    return _Look(item, size_of(rgb), pixels[FLOWER], pixels[BACKGROUND], pixels[VOID])
+        return Fault(item, FaultKind.ANOTHER_SIZE, str(error))
+    pixels = np.bincount(found.labels.ravel(), minlength=256).tolist()
+    return _Look(
+        item,
+        size_of(found.rgb),
+        _content(found.rgb),
+        pixels[FLOWER],
+        pixels[BACKGROUND],
+        pixels[VOID],
+        found.is_from_alpha,
+    )
 
 
-class _Faults:
-    """All faults of a data set, summed while they come in."""
+def _content(rgb: Rgb) -> bytes:
+    """A hash of one pixel in 64 and the size: no two photos that differ have all of these alike."""
+    digest = hashlib.blake2b(repr(rgb.shape).encode(), digest_size=16)
+    digest.update(rgb[::8, ::8].tobytes())
+    return digest.digest()
 
-    def __init__(self) -> None:
-        self.names: dict[_Kind, list[str]] = {}
-        self._first: dict[_Kind, _Fault] = {}
-        self._pixels: Counter[Colour] = Counter()
-        self._files: Counter[Colour] = Counter()
 
-    def without(self, looks: Iterable[_Look | _Fault]) -> list[_Look]:
-        """Take in the faults among some looks; what remains is sound."""
-        sound = []
-        for look in looks:
-            if isinstance(look, _Look):
-                sound.append(look)
-            else:
-                self._add(look)
-        return sound
+def _sound(looks: Iterable[_Look | Fault], faults: Faults) -> Iterator[_Look]:
+    """The looks at photos that can be used; the others are added to the faults."""
+    for look in looks:
+        if isinstance(look, Fault):
+            faults.add(look)
+        else:
+            yield look
 
-    def to_text(self, where: str, photos: int) -> str:
-        """One message: a line for each kind of fault, with its count and first names."""
-        count = sum(map(len, self.names.values()))
-        lines = [f"{where}: {count} of {photos} labelled photos cannot be used."]
-        for kind, names in sorted(self.names.items()):
-            is_colours = kind is _Kind.UNKNOWN_COLOURS
-            detail = (
-                self._colours_text() if is_colours else f"The first: {self._first[kind].message}"
-            )
-            lines.append(f"  {kind}: {len(names)} ({some_of(names, NAMED)}). {detail}")
-        return "\n".join(lines)
 
-    def _add(self, fault: _Fault) -> None:
-        self._first.setdefault(fault.kind, fault)
-        self.names.setdefault(fault.kind, []).append(fault.item.name)
-        # A photo in place of a mask has more colours than a few thousand masks may keep in memory.
-        colours = most_common(fault.unknown)[:_MOST_COLOURS]
-        self._pixels.update({colour: fault.unknown[colour] for colour in colours})
-        self._files.update(colours)
+def _require_both_classes(check: DataCheck) -> None:
+    """Refuse a split from which neither flower nor background can be learnt, or neither scored."""
+    lines = [text for split in (check.train, check.val) for text in _missing_classes(split)]
+    if lines:
+        raise DataError("\n".join(lines))
 
-    def _colours_text(self) -> str:
-        """How many pixels of which colours in how many files, and what to do about them."""
-        palette = self._first[_Kind.UNKNOWN_COLOURS].item.palette
-        each = (
-            f"{colour} {self._pixels[colour]} pixels in {self._files[colour]} files"
-            for colour in most_common(self._pixels)
+
+def _missing_classes(split: SplitCheck) -> Iterator[str]:
+    if split.flower_share == 0:
+        yield (
+            f"{split.name}: none of its {split.photos} masks has a flower pixel "
+            f"({100 * split.background_share:.1f} % background, {100 * split.void_share:.1f} % "
+            "void). Check the masks and --flower-colour, or give the split photos with flowers "
+            "(another --split-seed, or lists train.txt and val.txt)."
         )
-        mend = remedy(self._pixels, palette)
-        return f"{some_of(each, NAMED)}. Known are {palette}. {mend}"
+    if split.background_share == 0:
+        yield (
+            f"{split.name}: none of its {split.photos} masks has a background pixel "
+            f"({100 * split.flower_share:.1f} % flower, {100 * split.void_share:.1f} % void). "
+            "Check the masks and --background-colour."
+        )
 
 
 def _split_check(name: str, looks: Sequence[_Look]) -> SplitCheck:
@@ -204,6 +211,8 @@ def _split_check(name: str, looks: Sequence[_Look]) -> SplitCheck:
         largest_hw=sizes[-1],
         without_flower=_noted(x.item for x in looks if not x.flower and x.background),
         only_void=_noted(x.item for x in looks if not x.flower and not x.background),
+        mostly_flower=_noted(x.item for x in looks if x.is_mostly_flower),
+        shape_in_alpha=_noted(x.item for x in looks if x.is_from_alpha),
     )
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from flowerseg.arrays import Foreground, Labels, Mask, Rgb, SizeHW, size_of
+from flowerseg.arrays import Foreground, Labels, Mask, Rgb, size_of
 from flowerseg.data import LabelledPhoto, PhotoSet
-from flowerseg.errors import DataError
 from flowerseg.masks import mask_from_foreground
 from flowerseg.metrics import Counts, count
 from flowerseg.segmenter import Segmenter
@@ -61,17 +60,7 @@ def read_pair(item: LabelledPhoto) -> tuple[Rgb, Labels]:
     """A photo (h, w, 3) and its labels (h, w).
 
     Raises:
-        ImageError: one of them cannot be decoded.
-        DataError: their sizes differ, or the annotation has unknown colours.
+        ImageError, DataError: see `LabelledPhoto.read`.
     """
-    rgb, labels = item.read_rgb(), item.read_labels()
-    if rgb.shape[:2] != labels.shape:
-        raise DataError(
-            f"{item.photo} is {_size(rgb.shape[:2])}, but {item.annotation} is "
-            f"{_size(labels.shape)} pixels. Annotations must be made on the photo itself, upright."
-        )
-    return rgb, labels
-
-
-def _size(shape: tuple[int, ...] | SizeHW) -> str:
-    return f"{shape[1]} x {shape[0]}"
+    pixels = item.read()
+    return pixels.rgb, pixels.labels

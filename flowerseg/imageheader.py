@@ -7,6 +7,7 @@ that sets memory aside for it, and has one limit and its warnings for the whole 
 import re
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from flowerseg.arrays import SizeHW
 
@@ -22,6 +23,7 @@ _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_EXTRA_SAMPLES = 256, 257, 338
+_ORIENTATION = 274
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _MOST_TIFF_ENTRIES = 4096  # libtiff 4.7 takes more for a sign that this is no directory
 
@@ -40,6 +42,17 @@ def stored_size_hw(content: bytes) -> SizeHW | None:
                 return None
             return size_hw if size_hw and min(size_hw) > 0 else None
     return None
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation that an EXIF block says, 1 to 8; 1, which is upright, where it says none."""
+    if exif.startswith(_TIFF_STARTS):
+        with suppress(*_CUT_OFF):
+            for tag, kind, at in _tiff_entries(exif):
+                if tag == _ORIENTATION and kind == 3:
+                    value = int(struct.unpack_from(f"{_byte_order(exif)}H", exif, at)[0])
+                    return value if 1 <= value <= 8 else 1
+    return 1
 
 
 def with_tiff_colours_kept(content: bytes) -> bytes:

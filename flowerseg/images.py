@@ -14,7 +14,7 @@ from cv2.utils import logging as cv2_logging
 from flowerseg.arrays import Labels, Mask, Rgb, SizeHW
 from flowerseg.errors import ImageError
 from flowerseg.files import write_bytes
-from flowerseg.imageheader import FORMATS, stored_size_hw, with_tiff_colours_kept
+from flowerseg.imageheader import FORMATS, exif_orientation, stored_size_hw, with_tiff_colours_kept
 
 # What a file is decides its first bytes, not its name; the name only says which files to look at.
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
@@ -81,15 +81,53 @@ def decode_rgb_reduced(data: bytes, name: str) -> Rgb:
 
 
 def read_mask_colours(path: Path) -> Rgb:
-    """Read an annotation image with its exact colours, palette resolved, never interpolated.
+    """Read an annotation image with its exact colours; see `decode_mask`. Opacity is dropped."""
+    return np.ascontiguousarray(decode_mask(photo_bytes(path), path)[..., :3])
 
-    It is turned as its own EXIF orientation says, as any viewer shows it; transparency is dropped.
+
+def decode_mask(data: bytes, path: Path) -> Rgb:
+    """Decode an annotation (h, w, 3), or (h, w, 4) with opacity last, with its exact samples.
+
+    A palette is resolved, nothing is interpolated. The image is turned as its own EXIF orientation
+    says, as any viewer shows it.
+
+    Args:
+        data: the bytes of the file.
+        path: the file, which is read again to count its pictures.
 
     Raises:
-        ImageError: the file cannot be read, is no image, or has more than 8 bits a channel, of
-            which scaling would leave 0 of every class number.
+        ImageError: the file is no image, has more than one picture, of which none is the whole
+            annotation, or more than 8 bits a channel, of which scaling would leave 0 of every
+            class number.
     """
-    return _decode(photo_bytes(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH, str(path))
+    pixels = _decode(data, cv2.IMREAD_UNCHANGED, str(path))
+    if (pictures := cv2.imcount(str(path))) > 1:
+        raise ImageError(
+            f"{path}: has {pictures} pages or frames. Save the one that is the annotation alone."
+        )
+    turned = _turned(pixels, exif_orientation_of(data))
+    if turned.ndim == 2:
+        return _u8(cv2.cvtColor(turned, cv2.COLOR_GRAY2RGB))
+    code = cv2.COLOR_BGRA2RGBA if turned.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return _u8(cv2.cvtColor(turned, code))
+
+
+def exif_orientation_of(data: bytes) -> int:
+    """The EXIF orientation of an image, 1 to 8; 1 for TIFFs, which their decoder turns itself."""
+    if not any(mark in data for mark in (b"eXIf", b"Exif", b"EXIF")):
+        return 1
+    buffer = np.frombuffer(data, np.uint8)
+    _, kinds, blocks = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
+    exif = [bytes(block) for kind, block in zip(kinds, blocks, strict=True) if kind == 0]
+    return exif_orientation(exif[0]) if exif else 1
+
+
+def _turned(pixels: Rgb, orientation: int) -> Rgb:
+    """The picture as people see it, from one stored with an EXIF orientation of 1 to 8."""
+    if orientation in (2, 4, 5, 7):
+        pixels = pixels[:, ::-1]  # mirrored
+    quarter_turns = {3: 2, 4: 2, 5: 1, 8: 1, 6: 3, 7: 3}.get(orientation, 0)
+    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
 
 
 def write_mask(path: Path, mask: Mask) -> None:

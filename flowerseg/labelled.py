@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flowerseg.arrays import Labels, Rgb
+from flowerseg.annotation import read_annotation
+from flowerseg.arrays import Labels, Rgb, SizeHW, size_of
 from flowerseg.errors import DataError, some_of
 from flowerseg.files import sha256_of
-from flowerseg.images import read_mask_colours, read_rgb
-from flowerseg.palette import Palette, labels_from_colours
+from flowerseg.images import exif_orientation_of, photo_bytes, read_rgb
+from flowerseg.palette import Palette
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,54 @@ class LabelledPhoto:
         """BACKGROUND, FLOWER or VOID for every pixel (h, w), at the annotation's own size.
 
         Raises:
-            ImageError: it cannot be decoded.
-            UnknownColours: it holds a colour that means nothing here.
+            ImageError, DataError: see `flowerseg.annotation.read_annotation`.
         """
-        colours = read_mask_colours(self.annotation)
-        return labels_from_colours(colours, self.palette, self.annotation)
+        return read_annotation(self.annotation, self.palette).labels
+
+    def read(self) -> "LabelledPixels":
+        """The photo and what its annotation says of it.
+
+        Raises:
+            ImageError: one of them cannot be decoded.
+            UnfitAnnotation: they differ in size.
+            DataError: see `flowerseg.annotation.read_annotation`.
+        """
+        rgb, annotation = self.read_rgb(), read_annotation(self.annotation, self.palette)
+        if size_of(rgb) != size_of(annotation.labels):
+            raise UnfitAnnotation(self, size_of(rgb), size_of(annotation.labels))
+        return LabelledPixels(rgb, annotation.labels, annotation.is_from_alpha)
+
+
+@dataclass(frozen=True)
+class LabelledPixels:
+    """A photo (h, w, 3) with the label of each pixel (h, w), both upright."""
+
+    rgb: Rgb
+    labels: Labels
+    is_from_alpha: bool  # the labels are the annotation's alpha channel
+
+
+class UnfitAnnotation(DataError):
+    """An annotation that has another size than its photo."""
+
+    def __init__(self, item: LabelledPhoto, photo_hw: SizeHW, annotation_hw: SizeHW) -> None:
+        sizes = [f"{width} x {height}" for height, width in (photo_hw, annotation_hw)]
+        super().__init__(
+            f"{item.photo} is {sizes[0]}, but {item.annotation} is {sizes[1]} pixels. "
+            f"{_orientation_text(item)}Annotations must be made on the photo itself, upright."
+        )
+
+
+def _orientation_text(item: LabelledPhoto) -> str:
+    """A sentence about the EXIF orientations, where one of the two files has one."""
+    photo, annotation = (
+        exif_orientation_of(photo_bytes(path)) for path in (item.photo, item.annotation)
+    )
+    if photo == annotation == 1:
+        return ""
+    photo_text = f"EXIF orientation {photo}" if photo != 1 else "no EXIF orientation"
+    mask_text = f"EXIF orientation {annotation}" if annotation != 1 else "none"
+    return f"The photo has {photo_text}, the mask has {mask_text}: each was turned by its own. "
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def remedy(pixels: Mapping[Colour, int], palette: Palette, lossy_format: str = "
 
 
 def labels_from_colours(
-    colours: Rgb, palette: Palette, name: Path, lossy_format: str = ""
+    colours: Rgb, palette: Palette, name: Path | str, lossy_format: str = ""
 ) -> Labels:
     """Translate annotation colours (h, w, 3), exactly or within the palette's tolerance.
 

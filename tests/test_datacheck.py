@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flowerseg.data import MASK_PALETTE, LabelledPhoto, PhotoSet
 from flowerseg.datacheck import DataCheck, check_photos
@@ -17,10 +19,10 @@ F, B, V = 255, 0, 128  # flower, background and void in a mask
 
 
 def _item(root: Path, name: str, mask: list[list[int]], group: str = "") -> LabelledPhoto:
-    """A photo as large as its mask."""
+    """A photo as large as its mask, whose pixels no other name has."""
     values = np.array(mask, np.uint8)
     photo, annotation = root / "photos" / f"{name}.png", root / "masks" / f"{name}.png"
-    write_png(photo, np.zeros((*values.shape, 3), np.uint8))
+    write_png(photo, np.full((*values.shape, 3), zlib.crc32(name.encode()) % 251, np.uint8))
     write_png(annotation, values)
     return LabelledPhoto(name, photo, annotation, MASK_PALETTE, group)
 
@@ -69,11 +71,12 @@ def test_text_is_a_line_for_each_split_and_each_kind_of_note(tmp_path: Path) -> 
         _item(tmp_path, "b", [[B, B]], "iris"),
     ]
     val = [_item(tmp_path, f"v{i}", [[V, V, V]]) for i in range(6)]
+    val.append(_item(tmp_path, "w", [[F, B, V]]))
     assert _check(train, val).to_text().splitlines() == [
         "mine/train: 2 photos, 2 classes; flower 40.0 %, background 40.0 %, void 20.0 %; "
         "2 x 1 to 4 x 2",
         "  1 masks with no flower: b",
-        "mine/val: 6 photos; flower 0.0 %, background 0.0 %, void 100.0 %; 3 x 1",
+        "mine/val: 7 photos; flower 4.8 %, background 4.8 %, void 90.5 %; 3 x 1",
         "  6 masks with nothing but void: v0, v1, v2, v3, v4, …",
     ]
 
@@ -91,7 +94,84 @@ def test_check_is_plain_json(sound: LabelledPhoto) -> None:
         "largest_hw": [1, 2],
         "without_flower": {"count": 0, "names": []},
         "only_void": {"count": 0, "names": []},
+        "mostly_flower": {"count": 0, "names": []},
+        "shape_in_alpha": {"count": 0, "names": []},
     }
+
+
+def test_split_from_which_no_flower_can_be_learnt_is_refused(
+    tmp_path: Path, sound: LabelledPhoto
+) -> None:
+    bare = [_item(tmp_path, f"bare{i}", [[B, B, B, V]]) for i in range(3)]
+    message = r"none of its 3 masks has a flower pixel \(75\.0 % background, 25\.0 % void\)"
+    for name, train, val in (("train", bare, [sound]), ("val", [sound], bare)):
+        with pytest.raises(DataError, match=rf"^mine/{name}: {message}\. .*--flower-colour"):
+            _check(train, val)
+
+
+def test_split_from_which_no_background_can_be_learnt_is_refused(
+    tmp_path: Path, sound: LabelledPhoto
+) -> None:
+    full = [_item(tmp_path, f"full{i}", [[F, V]]) for i in range(2)]
+    message = r"none of its 2 masks has a background pixel \(50\.0 % flower, 50\.0 % void\)"
+    for name, train, val in (("train", full, [sound]), ("val", [sound], full)):
+        with pytest.raises(DataError, match=rf"^mine/{name}: {message}\. .*--background-colour"):
+            _check(train, val)
+
+
+def test_what_both_splits_lack_is_said_at_once(tmp_path: Path) -> None:
+    train, val = (_item(tmp_path, name, [[V, V]]) for name in ("a", "b"))
+    with pytest.raises(DataError) as caught:
+        _check([train], [val])
+    lines = str(caught.value).splitlines()
+    assert [line.split(" masks ")[0] for line in lines] == [
+        "mine/train: none of its 1",
+        "mine/train: none of its 1",
+        "mine/val: none of its 1",
+        "mine/val: none of its 1",
+    ]
+
+
+def test_masks_that_may_be_inverted_are_noted(tmp_path: Path, sound: LabelledPhoto) -> None:
+    large = _item(tmp_path, "large", [[F] * 96 + [B] * 4 + [V] * 900])
+    fair = _item(tmp_path, "fair", [[F] * 95 + [B] * 5])
+    check = _check([sound, large, fair], [sound])
+    assert check.train.mostly_flower.names == ("large",)
+    assert "1 masks with more than 95 % flower (or is it the background?): large" in check.to_text()
+
+
+def test_masks_with_their_shape_in_the_alpha_channel_are_noted(
+    tmp_path: Path, sound: LabelledPhoto
+) -> None:
+    items = [_item(tmp_path, f"a{i}", [[F, B]]) for i in range(6)]
+    for item in items:
+        write_png(item.annotation, np.array([[[255, 255, 255, 255], [255, 255, 255, 0]]], np.uint8))
+    check = _check(items, [sound])
+    assert (check.train.flower_share, check.train.background_share) == (0.5, 0.5)
+    assert "6 masks have their shape in the alpha channel; it was used: a0, " in check.to_text()
+    assert "alpha" not in check.val.to_text()
+
+
+def test_photo_of_both_splits_in_two_files_is_noted(tmp_path: Path) -> None:
+    train, val, other = (_item(tmp_path, name, [[F, B]] * 20) for name in ("a", "b", "c"))
+    noise = np.random.default_rng(0).integers(0, 256, (20, 2, 3), dtype=np.uint8)
+    write_png(train.photo, noise)
+    Image.fromarray(noise).save(val.photo, compress_level=0)
+    assert train.photo.read_bytes() != val.photo.read_bytes()
+    check = _check([train], [val, other])
+    assert check.shared.names == ("b",)
+    assert "1 of these photos are also in train, as other files: b" in check.to_text()
+
+
+def test_colours_that_jpeg_changed_are_named_so(tmp_path: Path, sound: LabelledPhoto) -> None:
+    item = _item(tmp_path, "a", [[F, B]])
+    blurred = np.clip(np.add.outer(np.arange(16) * 16, np.arange(16)), 0, 255).astype(np.uint8)
+    for path in (item.photo, item.annotation):
+        Image.fromarray(blurred).save(path, "JPEG")
+    with pytest.raises(DataError, match=r"masks are JPEG, which changes colours.*as PNG") as caught:
+        _check([item], [sound])
+    assert "--mask-tolerance" in str(caught.value)
+    assert "any" not in str(caught.value)
 
 
 def test_unreadable_photos_and_masks_are_counted_over_both_splits(

@@ -1,0 +1,78 @@
+"""Labels from the file of an annotation: from its colours, or from its alpha channel."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowerseg.arrays import Labels, Rgb
+from flowerseg.errors import DataError
+from flowerseg.images import decode_mask, photo_bytes
+from flowerseg.palette import Palette, UnknownColours, labels_from_colours
+
+
+class AmbiguousAnnotation(DataError):
+    """An annotation whose colours say one thing and whose alpha channel says another."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What an annotation says of every pixel."""
+
+    labels: Labels  # BACKGROUND, FLOWER or VOID, (h, w)
+    is_from_alpha: bool  # all of it has one colour, and its alpha channel has the shape
+
+
+def read_annotation(path: Path, palette: Palette) -> Annotation:
+    """Read an annotation, upright, and translate it by a palette.
+
+    Of an image in one colour that is transparent somewhere, the alpha channel is the annotation: it
+    counts as a grey level, so that 255 is flower and 0 background by the usual palette.
+
+    Raises:
+        ImageError: the file cannot be decoded as an annotation; see `flowerseg.images.decode_mask`.
+        UnknownColours: it has a colour that means nothing, or only nearly something.
+        AmbiguousAnnotation: colours and alpha channel both vary, and do not say the same.
+    """
+    data = photo_bytes(path)
+    samples = decode_mask(data, path)
+    colours, lossy_format = samples[..., :3], _lossy_format(data)
+    if samples.shape[2] == 3 or samples[..., 3].min() == 255:
+        return Annotation(labels_from_colours(colours, palette, path, lossy_format), False)
+    alpha = samples[..., 3]
+    alpha_levels = np.repeat(alpha[..., None], 3, axis=2)
+    if _is_constant(colours):
+        name = f"{path} (its alpha channel, since all of it has one colour)"
+        return Annotation(labels_from_colours(alpha_levels, palette, name, lossy_format), True)
+    if not _is_constant(alpha):
+        _require_agreement(colours, alpha_levels, palette, path)
+    return Annotation(labels_from_colours(colours, palette, path, lossy_format), False)
+
+
+def _is_constant(samples: NDArray[np.uint8]) -> bool:
+    return bool((samples == samples[0, 0]).all())
+
+
+def _require_agreement(colours: Rgb, alpha_levels: Rgb, palette: Palette, path: Path) -> None:
+    """Programs that save white shapes on nothing leave black where nothing is: that is no doubt."""
+    try:
+        by_colour, by_alpha = (
+            labels_from_colours(read, palette, path) for read in (colours, alpha_levels)
+        )
+        agree = np.array_equal(by_colour, by_alpha)
+    except UnknownColours:
+        agree = False
+    if not agree:
+        raise AmbiguousAnnotation(
+            f"{path}: its colours and its alpha channel differ in what they say, and either may be "
+            "the annotation. Save it without an alpha channel."
+        )
+
+
+def _lossy_format(data: bytes) -> str:
+    """The name of the file's format, if it changes colours."""
+    if data.startswith(b"\xff\xd8"):
+        return "JPEG"
+    is_webp = data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+    return "lossy WebP" if is_webp and b"VP8 " in data[12:4096] else ""

@@ -1,10 +1,12 @@
 """The commands. `flowerseg` groups them and imports only the one that is called."""
 
 import importlib
+from typing import Any
 
 import click
 
 from flowerseg import __version__
+from flowerseg.cli.streams import checked_streams
 
 COMMANDS = {
     "train": ("flowerseg.cli.train", "Fine-tune DeepLabV3 on labelled photos."),
@@ -19,6 +21,10 @@ COMMANDS = {
 
 
 class _LazyGroup(click.Group):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with checked_streams():
+            return super().__call__(*args, **kwargs)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

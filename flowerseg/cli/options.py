@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
+from flowerseg.cli.streams import checked_streams
 from flowerseg.errors import FlowersegError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +31,11 @@ class Command(click.Command):
 
     Wrong usage is click's own exit code 2. Any other exception is our bug and keeps its traceback.
     """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a program."""
+        with checked_streams():
+            return super().__call__(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

@@ -50,7 +50,7 @@ class SplitCheck:
     without_flower: Noted  # masks with background but no flower pixel
     only_void: Noted  # masks that say nothing about any pixel
     mostly_flower: Noted  # masks with more than 95 % flower in what is labelled
-    shape_in_alpha: Noted  # masks of one colour, whose alpha channel was read instead
+    from_alpha: int  # masks of one colour, whose alpha channel was read instead
 
     def to_text(self) -> str:
         """One line, and one more for each kind of note."""
@@ -66,7 +66,6 @@ class SplitCheck:
             (self.without_flower, "masks with no flower"),
             (self.only_void, "masks with nothing but void"),
             (self.mostly_flower, "masks with more than 95 % flower (or is it the background?)"),
-            (self.shape_in_alpha, "masks have their shape in the alpha channel; it was used"),
         )
         lines += [f"  {noted.to_text(what)}" for noted, what in notes if noted.count]
         return "\n".join(lines)
@@ -83,6 +82,8 @@ class DataCheck:
     def to_text(self) -> str:
         """A few lines for the terminal."""
         lines = [self.train.to_text(), self.val.to_text()]
+        if from_alpha := self.train.from_alpha + self.val.from_alpha:
+            lines.append(f"{from_alpha} masks have their shape in the alpha channel; it was used")
         if self.shared.count:
             lines.append(
                 f"  {self.shared.to_text('of these photos are also in train, as other files')}"
@@ -212,7 +213,7 @@ def _split_check(name: str, looks: Sequence[_Look]) -> SplitCheck:
         without_flower=_noted(x.item for x in looks if not x.flower and x.background),
         only_void=_noted(x.item for x in looks if not x.flower and not x.background),
         mostly_flower=_noted(x.item for x in looks if x.is_mostly_flower),
-        shape_in_alpha=_noted(x.item for x in looks if x.is_from_alpha),
+        from_alpha=sum(x.is_from_alpha for x in looks),
     )
 
 

@@ -1,15 +1,12 @@
-"""Any folder of labelled photos: `photos/` and `masks/`, nested alike, paired by name."""
+"""Any folder of labelled photos, `photos/` and `masks/`: how it is read and split."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from unicodedata import normalize
 
 from flowerseg.colours import Colour
-from flowerseg.errors import DataError, some_of
-from flowerseg.images import PHOTO_SUFFIXES
 from flowerseg.labelled import LabelledPhoto, PhotoSet, photo_set
+from flowerseg.pairs import photos_with_masks
 from flowerseg.palette import Background, Palette, background_from_text, colours_from_text
 from flowerseg.splits import names_in_split
 
@@ -128,16 +125,9 @@ def open_folder(root: Path, split: str, rules: FolderRules) -> PhotoSet:
         DataError: photos without mask or masks without photo, two files of one name, no such
             split or none of its photos, a list that names what is not there.
     """
-    photos = _files_by_name(root / "photos")
-    masks = _files_by_name(root / "masks")
-    if alone := sorted(photos.keys() ^ masks.keys()):
-        raise DataError(
-            f"{root}: {len(alone)} names have a photo or a mask but not both ({some_of(alone)}). "
-            "Give photos/x.jpg its masks/x.png, or remove it."
-        )
     items = [
-        LabelledPhoto(name, photos[name], masks[name], rules.palette, _group(name))
-        for name in sorted(photos)
+        LabelledPhoto(name, photo, mask, rules.palette, _group(name))
+        for name, (photo, mask) in sorted(photos_with_masks(root).items())
     ]
     names = names_in_split(root, split, items, rules.val_share, rules.split_seed)
     return photo_set(root, split, (item for item in items if item.name in names))
@@ -146,38 +136,3 @@ def open_folder(root: Path, split: str, rules: FolderRules) -> PhotoSet:
 def _group(name: str) -> str:
     first, slash, _ = name.partition("/")
     return first if slash else ""
-
-
-def _files_by_name(folder: Path) -> dict[str, Path]:
-    files: dict[str, list[Path]] = {}
-    for path in _image_files(folder):
-        # The same letters may be coded in two ways, and a Mac's copy of a file in the other.
-        name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
-        files.setdefault(name, []).append(path)
-    if twice := sorted(name for name, paths in files.items() if len(paths) > 1):
-        raise DataError(
-            f"{folder}: {len(twice)} names that differ only in extension: {some_of(twice)}. "
-            "Keep one file of each."
-        )
-    return {name: paths[0] for name, paths in files.items()}
-
-
-def _image_files(folder: Path) -> list[Path]:
-    """Photos or masks in a folder and below, links followed; hidden ones do not count."""
-    found: list[Path] = []
-    for parent, folders, files in os.walk(folder, onerror=_refuse_closed, followlinks=True):
-        here = Path(parent)
-        folders[:] = [n for n in folders if not n.startswith(".") and not _is_loop(here / n)]
-        paths = (here / name for name in files if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in PHOTO_SUFFIXES]
-    return found
-
-
-def _is_loop(folder: Path) -> bool:
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
-
-
-def _refuse_closed(error: OSError) -> None:
-    raise DataError(
-        f"{error.filename}: the folder cannot be opened: {error.strerror}. Allow it, or move it."
-    ) from error

@@ -22,8 +22,9 @@ def names_in_split(
     all photos, but for those of `test.txt`; see `draw_val`.
 
     Raises:
-        DataError: no such split, a list of `train` without one of `val` or the reverse, or a list
-            that cannot be read or names a photo that is not there, or one twice.
+        DataError: no such split, too few photos to draw it, a list of `train` without one of
+            `val` or the reverse, or a list that cannot be read or names a photo that is not there,
+            or one twice.
     """
     lists = {path.stem: path for path in sorted(root.glob("*.txt"))}
     if split in lists:
@@ -43,7 +44,13 @@ def names_in_split(
     held_out = _listed_names(lists["test"], photos) if "test" in lists else set()
     groups = {item.name: item.group for item in photos if item.name not in held_out}
     val = draw_val(groups, val_share, seed)
-    return val if split == "val" else groups.keys() - val
+    names = val if split == "val" else groups.keys() - val
+    if not names:
+        raise DataError(
+            f"{root}: split {split!r} has no photo: {len(groups)} in photos/ are too few. It takes "
+            "two at least, one to train and one to validate."
+        )
+    return names
 
 
 def draw_val(groups: Mapping[str, str], share: float, seed: int) -> set[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from flowerseg.data import FolderRules, PhotoSet, open_photos, rules_from_text
 from flowerseg.errors import DataError, ImageError
 from flowerseg.images import write_png
 from flowerseg.jsonform import from_json
+from flowerseg.pairs import photos_with_masks
 from flowerseg.palette import UnknownColours
 
 GREY_RAMP = np.array([[0, 1, 2, 128, 255]], np.uint8)  # class numbers, or grey levels
@@ -98,6 +100,56 @@ def test_same_name_in_another_folder_is_no_pair(tmp_path: Path) -> None:
         open_photos(root, "val")
 
 
+def test_mask_may_have_the_whole_name_of_its_photo(tmp_path: Path) -> None:
+    root = _folder(tmp_path, ["rose/a", "rose/b"])
+    (root / "photos/rose/a.png").rename(root / "photos/rose/a.JPG")
+    (root / "masks/rose/a.png").rename(root / "masks/rose/a.JPG.png")
+    pairs = {p.name: p.annotation.name for p in open_photos(root, "val").photos}
+    assert pairs == {"rose/a": "a.JPG.png", "rose/b": "b.png"}
+
+
+def test_equal_names_come_before_whole_ones(tmp_path: Path) -> None:
+    root = _folder(tmp_path, ["a.png", "b"])
+    write_png(root / "photos/a.png", _photo(9))  # named a; the other is a.png.png, named a.png
+    with pytest.raises(DataError, match=r"1 names have .* not both \(a\)"):
+        open_photos(root, "val")
+    write_png(root / "masks/a.png", GREY_RAMP)
+    pairs = {name: mask.name for name, (_, mask) in photos_with_masks(root).items()}
+    assert pairs == {"a": "a.png", "a.png": "a.png.png", "b": "b.png"}
+
+
+def test_two_masks_of_one_photo_are_refused(tmp_path: Path) -> None:
+    root = _folder(tmp_path, ["a"])
+    write_png(root / "masks/a.png.png", GREY_RAMP)
+    with pytest.raises(DataError, match=r"1 names have .* not both \(a\.png\)"):
+        open_photos(root, "val")
+
+
+@pytest.mark.parametrize("pattern", ["{}_mask", "mask-{}", "{}.seg"])
+def test_masks_that_are_named_by_a_pattern_are_told_it(tmp_path: Path, pattern: str) -> None:
+    root = _folder(tmp_path, ["a0", "a1"])
+    for name in ("a0", "a1"):
+        (root / f"masks/{name}.png").rename(root / f"masks/{pattern.format(name)}.png")
+    said = rf"If {re.escape(pattern.format('a0'))}\.png is the mask of a0, .* rename them to NAME"
+    with pytest.raises(DataError, match=rf"4 names .*{said}"):
+        open_photos(root, "val")
+
+
+def test_labels_that_are_no_images_are_named(tmp_path: Path) -> None:
+    root = _folder(tmp_path, ["a"])
+    (root / "masks/a.png").rename(root / "masks/a.txt")
+    with pytest.raises(DataError, match=r"masks/ has files that are not read \(a\.txt\): JPEG, "):
+        open_photos(root, "val")
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    root = _folder(tmp_path, ["a"])
+    for kind in ("photos", "masks"):
+        (root / kind / "a.png").rename(root / kind / "\udcff.png")
+    with pytest.raises(DataError, match=r"1 names are not UTF-8 \('\\udcff'\)"):
+        open_photos(root, "train")
+
+
 def test_names_that_differ_only_in_extension_are_refused(tmp_path: Path) -> None:
     root = _folder(tmp_path, ["rose/a", "rose/b"])
     write_png(root / "photos/rose/a.bmp", _photo(9))
@@ -124,7 +176,7 @@ def test_one_photo_trains_and_none_validates(tmp_path: Path) -> None:
     root = _folder(tmp_path, ["rose/a"])
     (root / "val.txt").unlink()
     assert _names(open_photos(root, "train")) == ["rose/a"]
-    with pytest.raises(DataError, match="split 'val' has no photo"):
+    with pytest.raises(DataError, match=r"split 'val' has no photo: 1 in photos/ .* takes two"):
         open_photos(root, "val")
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
+from flowerseg.cli.check import check_and_print
 from flowerseg.cli.options import (
     Command,
     device_option,
@@ -63,7 +64,7 @@ def _parted(
 
 
 @click.command(cls=Command)
-@click.argument("folder")
+@click.argument("folder", required=False, metavar="FOLDER")
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
@@ -73,9 +74,16 @@ def _parted(
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    required=True,
-    help="Folder for masks/, overlays/ and so on, results.csv and run.json. What an earlier run "
-    "made there of the same photo with the same model and settings is kept.",
+    help="Folder for masks/, overlays/ and so on, results.csv and run.json; required. What an "
+    "earlier run made there of the same photo with the same model and settings is kept.",
+)
+@click.option(
+    "--check",
+    "checked_folder",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Segment nothing: compare all that an earlier run left in OUT with its journal, and the "
+    "photos with what they were. Takes no FOLDER and no option but --json.",
 )
 @click.option(
     "--batch",
@@ -168,9 +176,10 @@ def _parted(
 @unproven_option
 @json_option
 def predict(
-    folder: str,
+    folder: str | None,
     model: Path | None,
-    out: Path,
+    out: Path | None,
+    checked_folder: Path | None,
     batch: int | None,
     workers: int | None,
     processes: int | None,
@@ -202,8 +211,16 @@ def predict(
     such as s3://bucket/photos.
 
     A run that was stopped, killed or out of disk goes on where it was: give the same command again.
-    Ctrl-C finishes the photos under way (exit code 130), a second one ends at once.
+    Ctrl-C finishes the photos under way (exit code 130), a second one ends at once. Whether
+    everything is still there later, --check OUT finds out.
     """
+    if checked_folder is not None:
+        _refuse_beside_check()
+        if not check_and_print(checked_folder, as_json=as_json):
+            raise click.exceptions.Exit(1)
+        return
+    if folder is None or out is None:
+        raise _missing("folder" if folder is None else "out")
     from flowerseg.artifact import manifest_path, read_manifest
     from flowerseg.images import MAX_PIXELS
     from flowerseg.predict import PredictSettings
@@ -243,6 +260,23 @@ def predict(
     if report.failed:
         _list_failures(report, out)
         raise click.exceptions.Exit(1)
+
+
+def _refuse_beside_check() -> None:
+    ctx = click.get_current_context()
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        is_given = ctx.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
+        if is_given and name not in ("checked_folder", "as_json"):
+            named = parameter.opts[0] if parameter.opts[0].startswith("-") else "FOLDER"
+            raise click.UsageError(f"--check looks at what is there: leave {named} out.")
+
+
+def _missing(name: str) -> click.UsageError:
+    """The error that click has for a parameter that is required."""
+    ctx = click.get_current_context()
+    (parameter,) = (found for found in ctx.command.params if found.name == name)
+    return click.MissingParameter(ctx=ctx, param=parameter)
 
 
 def _tuned(file: Path, model: Path, device: str) -> "Tuned":

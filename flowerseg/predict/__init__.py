@@ -10,9 +10,8 @@ results.csv and run.json come last and vanish first: where they are, the run the
 README.md beside this file says how it works.
 """
 
+from flowerseg.predict.check import Checked, Finding, check_folder
 from flowerseg.predict.folder import (
-    RESULTS,
-    RUN,
     FolderReport,
     Silent,
     Watcher,
@@ -20,7 +19,7 @@ from flowerseg.predict.folder import (
     segment_listing,
 )
 from flowerseg.predict.lock import LOCK
-from flowerseg.predict.results import Counts, Effort, PhotoResult, RunRecord
+from flowerseg.predict.results import RESULTS, RUN, Counts, Effort, PhotoResult, RunRecord
 from flowerseg.predict.settings import Hands, PredictSettings, Save, batch_size, hands_of
 from flowerseg.predict.stream import Segmented, stream
 
@@ -28,8 +27,10 @@ __all__ = [
     "LOCK",
     "RESULTS",
     "RUN",
+    "Checked",
     "Counts",
     "Effort",
+    "Finding",
     "FolderReport",
     "Hands",
     "PhotoResult",
@@ -40,6 +41,7 @@ __all__ = [
     "Silent",
     "Watcher",
     "batch_size",
+    "check_folder",
     "hands_of",
     "segment_folder",
     "segment_listing",

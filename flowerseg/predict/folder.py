@@ -22,11 +22,19 @@ from flowerseg.predict.lock import HeldFolder, locked
 from flowerseg.predict.outputs import OutputFolders
 from flowerseg.predict.photo import Job, Making, Outcome, Task, failed
 from flowerseg.predict.processes import InProcesses
-from flowerseg.predict.results import Counts, Effort, PhotoResult, RunRecord, utf8, write_results
+from flowerseg.predict.results import (
+    RESULTS,
+    RUN,
+    Counts,
+    Effort,
+    PhotoResult,
+    RunRecord,
+    utf8,
+    write_results,
+)
 from flowerseg.predict.settings import PredictSettings, Save, hands_of
 from flowerseg.segmenter import Segmenter
 
-RESULTS, RUN = "results.csv", "run.json"
 MOST_FAILURES = 1000  # in a report; results.csv has all
 _LOOK_EVERY_S = 1.0  # whether the output folder is still there
 

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flowerseg.errors import OutputError
-from flowerseg.files import explained, open_regular
+from flowerseg.files import open_regular
 from flowerseg.predict.rows import checksum
 
 JOURNAL = "journal.sqlite"
@@ -160,8 +160,11 @@ def _require_own(path: Path) -> None:
         require_plain(file)
     if not _size(path) or _size(_side(path, "-journal")):
         return  # with a rollback journal, the file may be half written: SQLite restores it
-    with explained(path), open_regular(path) as content:
-        head = content.read(_NUMBERS.size)
+    try:
+        with open_regular(path) as content:
+            head = content.read(_NUMBERS.size)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read: {error.strerror}. Allow reading it.") from error
     if len(head) < _NUMBERS.size or not head.startswith(_MAGIC):
         raise damaged_journal(path, "file is not a database")
     version, application = _NUMBERS.unpack(head)

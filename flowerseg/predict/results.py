@@ -25,6 +25,7 @@ from flowerseg.files import replacing
 from flowerseg.predict.settings import Save
 from flowerseg.preprocess import Preprocess
 
+RESULTS, RUN = "results.csv", "run.json"
 _BOX = ("x0", "y0", "x1", "y1")
 COLUMNS = ("path", "width", "height", "flower_share", *_BOX, "status", "error", "milliseconds")
 # What makes a formula of a cell, in full width too; tabs and line breaks before it are dropped.

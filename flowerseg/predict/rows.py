@@ -79,6 +79,8 @@ def entry_from_row(row: tuple[Any, ...], bases: dict[int, str], current: set[int
         raise DamagedRow("it names a run that the journal does not know")
     if found != checksum(*fields, basis):
         raise DamagedRow("its checksum is wrong")
+    if not isinstance(path, bytes) or not isinstance(sha256, str):
+        raise DamagedRow("its path or its hash is of another type")
     entry = Entry(sha256, _outputs(outputs), _result(path, result), made in current, made)
     if entry.result.ok is not bool(ok):
         raise DamagedRow("its status and its error disagree")

@@ -230,13 +230,13 @@ def test_damaged_row_is_one_finding_beside_the_results_that_lack_it(out: Path) -
 
 
 @pytest.mark.parametrize("place", range(0, 12_000, 977))
-def test_damaged_file_is_found_or_cannot_be_read(out: Path, place: int) -> None:
+def test_damaged_file_never_ends_in_another_error(out: Path, place: int) -> None:
     path = out / "journal.sqlite"
     content = bytearray(path.read_bytes())
     content[place : place + 300] = b"\xa5" * 300
     path.write_bytes(content)
-    with suppress(OutputError):  # never another error
-        assert _found(out)
+    with suppress(OutputError):
+        _found(out)  # nothing where the bytes are of no row
 
 
 # --- other runs than one whole one ---

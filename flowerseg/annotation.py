@@ -36,7 +36,7 @@ def read_annotation(path: Path, palette: Palette) -> Annotation:
         AmbiguousAnnotation: colours and alpha channel both vary, and do not say the same.
     """
     data = photo_bytes(path)
-    samples = decode_mask(data, path)
+    samples = decode_mask(data, str(path))
     colours, lossy_format = samples[..., :3], _lossy_format(data)
     if samples.shape[2] == 3 or samples[..., 3].min() == 255:
         return Annotation(labels_from_colours(colours, palette, path, lossy_format), False)

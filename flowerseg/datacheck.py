@@ -73,45 +73,47 @@ class SplitCheck:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What the photos hold that a model learns from, and those that it is chosen by."""
+    """What the photos hold that a model learns from, that it is chosen by, and that test it."""
 
     train: SplitCheck
     val: SplitCheck
-    shared: Noted  # photos of val that are in train too, in another file with the same pixels
+    shared: Noted  # photos that are in train too, in another file with the same pixels
+    test: SplitCheck | None = None
+
+    @property
+    def splits(self) -> tuple[SplitCheck, ...]:
+        """All splits that were looked at."""
+        return (self.train, self.val, *([self.test] if self.test else []))
 
     def to_text(self) -> str:
         """A few lines for the terminal."""
-        lines = [self.train.to_text(), self.val.to_text()]
-        if from_alpha := self.train.from_alpha + self.val.from_alpha:
+        lines = [split.to_text() for split in self.splits]
+        if from_alpha := sum(split.from_alpha for split in self.splits):
             lines.append(f"{from_alpha} masks have their shape in the alpha channel; it was used")
         if self.shared.count:
-            lines.append(
-                f"  {self.shared.to_text('of these photos are also in train, as other files')}"
-            )
+            lines.append(self.shared.to_text("photos are also in train, in other files"))
         return "\n".join(lines)
 
 
-def check_photos(train: PhotoSet, val: PhotoSet) -> DataCheck:
-    """Decode every photo and annotation of two sets once.
+def check_photos(train: PhotoSet, val: PhotoSet, test: PhotoSet | None = None) -> DataCheck:
+    """Decode every photo and annotation of two or three sets once.
 
     Raises:
         DataError: some cannot be decoded, have unknown colours, or an annotation is not as large
             as its upright photo; all of them are counted, and the first of each kind are named.
             Or all are sound, and one of the sets has no flower, or no background.
     """
+    sets = [train, val, *([test] if test else [])]
     faults = Faults()
     with ThreadPoolExecutor(_THREADS) as pool:
-        looks, val_looks = (
-            list(_sound(pool.map(_look, photos.photos), faults)) for photos in (train, val)
-        )
+        looks = [list(_sound(pool.map(_look, photos.photos), faults)) for photos in sets]
     if faults:
-        raise DataError(faults.to_text(f"{train.name} and {val.name}", len(train) + len(val)))
-    learnt = {look.content for look in looks}
-    check = DataCheck(
-        _split_check(train.name, looks),
-        _split_check(val.name, val_looks),
-        _noted(look.item for look in val_looks if look.content in learnt),
-    )
+        names = " and ".join(photos.name for photos in sets)
+        raise DataError(faults.to_text(names, sum(map(len, sets))))
+    learnt = {look.content for look in looks[0]}
+    shared = [look.item for split in looks[1:] for look in split if look.content in learnt]
+    checks = [_split_check(photos.name, split) for photos, split in zip(sets, looks, strict=True)]
+    check = DataCheck(checks[0], checks[1], _noted(shared), checks[2] if test else None)
     _require_both_classes(check)
     return check
 
@@ -174,7 +176,7 @@ def _sound(looks: Iterable[_Look | Fault], faults: Faults) -> Iterator[_Look]:
 
 def _require_both_classes(check: DataCheck) -> None:
     """Refuse a split from which neither flower nor background can be learnt, or neither scored."""
-    lines = [text for split in (check.train, check.val) for text in _missing_classes(split)]
+    lines = [text for split in check.splits for text in _missing_classes(split)]
     if lines:
         raise DataError("\n".join(lines))
 

@@ -23,7 +23,7 @@ _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_EXTRA_SAMPLES = 256, 257, 338
-_ORIENTATION = 274
+_ORIENTATION, _TIFF_SAMPLES = 274, 277
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _MOST_TIFF_ENTRIES = 4096  # libtiff 4.7 takes more for a sign that this is no directory
 
@@ -41,6 +41,40 @@ def stored_size_hw(content: bytes) -> SizeHW | None:
             except _CUT_OFF:
                 return None
             return size_hw if size_hw and min(size_hw) > 0 else None
+    return None
+
+
+def has_more_pictures(content: bytes) -> bool:
+    """Whether a PNG or WebP is animated, or a TIFF has several pages."""
+    with suppress(*_CUT_OFF):
+        if content.startswith(b"\x89PNG"):
+            control = content.find(b"acTL", 0, max(content.find(b"IDAT"), 0))
+            return control > 0 and int(struct.unpack_from(">I", content, control + 4)[0]) > 1
+        if content.startswith(b"RIFF"):
+            return content[12:16] == b"VP8X" and bool(content[20] & 2)
+        if content.startswith(_TIFF_STARTS):
+            return _second_tiff_directory(content) != 0
+    return False
+
+
+def _second_tiff_directory(content: bytes) -> int:
+    """Where the second directory of a TIFF begins, 0 if it has only one."""
+    order = _byte_order(content)
+    is_big = struct.unpack_from(f"{order}H", content, 2)[0] == 43
+    starts, start, length, entry_bytes = (8, "Q", "Q", 20) if is_big else (4, "I", "H", 12)
+    at = struct.unpack_from(order + start, content, starts)[0]
+    entries = struct.unpack_from(order + length, content, at)[0]
+    at += struct.calcsize(order + length) + entries * entry_bytes
+    return int(struct.unpack_from(order + start, content, at)[0])
+
+
+def tiff_samples(content: bytes) -> int | None:
+    """How many samples a pixel of a TIFF has, opacity included; None where it says nothing."""
+    if content.startswith(_TIFF_STARTS):
+        with suppress(*_CUT_OFF):
+            for tag, kind, at in _tiff_entries(content):
+                if tag == _TIFF_SAMPLES and kind == 3:
+                    return int(struct.unpack_from(f"{_byte_order(content)}H", content, at)[0])
     return None
 
 

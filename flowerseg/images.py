@@ -14,7 +14,14 @@ from cv2.utils import logging as cv2_logging
 from flowerseg.arrays import Labels, Mask, Rgb, SizeHW
 from flowerseg.errors import ImageError
 from flowerseg.files import write_bytes
-from flowerseg.imageheader import FORMATS, exif_orientation, stored_size_hw, with_tiff_colours_kept
+from flowerseg.imageheader import (
+    FORMATS,
+    exif_orientation,
+    has_more_pictures,
+    stored_size_hw,
+    tiff_samples,
+    with_tiff_colours_kept,
+)
 
 # What a file is decides its first bytes, not its name; the name only says which files to look at.
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
@@ -82,29 +89,25 @@ def decode_rgb_reduced(data: bytes, name: str) -> Rgb:
 
 def read_mask_colours(path: Path) -> Rgb:
     """Read an annotation image with its exact colours; see `decode_mask`. Opacity is dropped."""
-    return np.ascontiguousarray(decode_mask(photo_bytes(path), path)[..., :3])
+    return np.ascontiguousarray(decode_mask(photo_bytes(path), str(path))[..., :3])
 
 
-def decode_mask(data: bytes, path: Path) -> Rgb:
+def decode_mask(data: bytes, name: str) -> Rgb:
     """Decode an annotation (h, w, 3), or (h, w, 4) with opacity last, with its exact samples.
 
     A palette is resolved, nothing is interpolated. The image is turned as its own EXIF orientation
     says, as any viewer shows it.
 
-    Args:
-        data: the bytes of the file.
-        path: the file, which is read again to count its pictures.
-
     Raises:
-        ImageError: the file is no image, has more than one picture, of which none is the whole
-            annotation, or more than 8 bits a channel, of which scaling would leave 0 of every
-            class number.
+        ImageError: the bytes are no image, have several pages or frames, of which none is the whole
+            annotation, an alpha channel that cannot be read, or more than 8 bits a channel, of
+            which scaling would leave 0 of every class number.
     """
-    pixels = _decode(data, cv2.IMREAD_UNCHANGED, str(path))
-    if (pictures := cv2.imcount(str(path))) > 1:
-        raise ImageError(
-            f"{path}: has {pictures} pages or frames. Save the one that is the annotation alone."
-        )
+    pixels = _decode(data, cv2.IMREAD_UNCHANGED, name)
+    if has_more_pictures(data):
+        raise ImageError(f"{name}: has several pages or frames. Save only the annotation, as PNG.")
+    if pixels.ndim == 2 and tiff_samples(data) == 2:
+        raise ImageError(f"{name}: a grey TIFF with an alpha channel. Save it as PNG.")
     turned = _turned(pixels, exif_orientation_of(data))
     if turned.ndim == 2:
         return _u8(cv2.cvtColor(turned, cv2.COLOR_GRAY2RGB))

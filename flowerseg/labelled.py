@@ -100,8 +100,8 @@ class PhotoSet:
 
     @cached_property
     def content_hashes(self) -> tuple[str, ...]:
-        """SHA-256 of each photo's file."""
-        return tuple(sha256_of(item.photo) for item in self.photos)
+        """SHA-256 of each photo's file. Raises DataError where one cannot be read."""
+        return tuple(_hash_of(item.photo) for item in self.photos)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -112,7 +112,7 @@ class PhotoSet:
             meaning = f"{known.flower} {known.background} {known.void}"
             if known.tolerance:
                 meaning += f" within {known.tolerance}"
-            annotation = f"{sha256_of(item.annotation)}\0{meaning}"
+            annotation = f"{_hash_of(item.annotation)}\0{meaning}"
             digest.update(f"{item.name}\0{content}\0{annotation}\n".encode())
         return digest.hexdigest()
 
@@ -126,6 +126,13 @@ class PhotoSet:
             return self
         picks = np.linspace(0, len(self.photos) - 1, limit).round().astype(int)
         return PhotoSet(f"{self.name}[{limit}]", tuple(self.photos[i] for i in picks))
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
 def photo_set(root: Path, split: str, items: Iterable[LabelledPhoto]) -> PhotoSet:

@@ -158,6 +158,14 @@ def test_fingerprint_changes_with_any_photo_and_annotation(tmp_path: Path, chang
     assert open_photos(second, "train").fingerprint != before
 
 
+@pytest.mark.parametrize("gone", ["jpg/image_0001.jpg", "trimaps/image_0002.png"])
+def test_file_that_is_gone_when_it_is_hashed_is_named(tmp_path: Path, gone: str) -> None:
+    photos = open_photos(_oxford(tmp_path), "train")
+    (tmp_path / gone).unlink()
+    with pytest.raises(DataError, match=rf"{gone}: cannot be read: No such file"):
+        _ = photos.fingerprint
+
+
 @pytest.mark.parametrize(
     ("limit", "picks"),
     [(None, range(10)), (10, range(10)), (99, range(10)), (4, [0, 3, 6, 9]), (1, [0])],

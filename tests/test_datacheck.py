@@ -132,6 +132,20 @@ def test_what_both_splits_lack_is_said_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_test_split_is_looked_at_before_the_first_step_too(
+    tmp_path: Path, sound: LabelledPhoto
+) -> None:
+    train, val = PhotoSet("mine/train", (sound,)), PhotoSet("mine/val", (sound,))
+    bare, broken = (_item(tmp_path, name, [[B, B]]) for name in ("bare", "broken"))
+    with pytest.raises(DataError, match=r"^mine/test: none of its 1 masks has a flower pixel"):
+        check_photos(train, val, PhotoSet("mine/test", (bare,)))
+    broken.annotation.write_bytes(b"")
+    with pytest.raises(DataError, match=r"^mine/train and mine/val and mine/test: 1 of 4 labelled"):
+        check_photos(train, val, PhotoSet("mine/test", (broken, bare)))
+    check = check_photos(train, val, PhotoSet("mine/test", (sound,)))
+    assert check.to_text().splitlines()[2].startswith("mine/test: 1 photos; flower 50.0 %")
+
+
 def test_masks_that_may_be_inverted_are_noted(tmp_path: Path, sound: LabelledPhoto) -> None:
     large = _item(tmp_path, "large", [[F] * 96 + [B] * 4 + [V] * 900])
     fair = _item(tmp_path, "fair", [[F] * 95 + [B] * 5])
@@ -161,7 +175,7 @@ def test_photo_of_both_splits_in_two_files_is_noted(tmp_path: Path) -> None:
     assert train.photo.read_bytes() != val.photo.read_bytes()
     check = _check([train], [val, other])
     assert check.shared.names == ("b",)
-    assert "1 of these photos are also in train, as other files: b" in check.to_text()
+    assert "1 photos are also in train, in other files: b" in check.to_text()
 
 
 def test_colours_that_jpeg_changed_are_named_so(tmp_path: Path, sound: LabelledPhoto) -> None:

@@ -1,5 +1,6 @@
 """A photo and its annotation as files: how they lie on each other, what the mask's pixels mean."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ ALPHA = [0, 255, 128, 0]
 
 
 @pytest.mark.parametrize("colour", [WHITE, BLACK, (200, 30, 7)])
-@pytest.mark.parametrize("suffix", ["png", "webp"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
 def test_alpha_is_the_annotation_where_all_has_one_colour(
     tmp_path: Path, colour: tuple[int, int, int], suffix: str
 ) -> None:
@@ -163,8 +164,33 @@ def test_annotation_of_several_pictures_is_refused(tmp_path: Path, suffix: str) 
     path = tmp_path / f"mask.{suffix}"
     pictures = [Image.fromarray(np.full((9, 9), level, np.uint8)) for level in (0, 255)]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], lossless=True)
-    with pytest.raises(ImageError, match=r"mask\..*: has 2 pages or frames\. Save the one"):
+    with pytest.raises(ImageError, match=r"mask\..*: has several pages or frames\. Save only"):
         _labels(path)
+    pictures[0].save(path, save_all=True, lossless=True)
+    assert _labels(path) == [BACKGROUND] * 9
+
+
+def test_alpha_of_a_bmp_counts_where_its_header_names_it(tmp_path: Path) -> None:
+    bgra = np.array([(255, 255, 255, a) for a in ALPHA], np.uint8).tobytes()
+    size = struct.pack("<iiHH", len(ALPHA), 1, 1, 32)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    with_masks = size + struct.pack("<IIIIII", 3, len(bgra), 0, 0, 0, 0) + masks + b"BGRs"
+    plain = size + struct.pack("<IIIIII", 0, len(bgra), 0, 0, 0, 0)
+    for header, labels in (
+        (struct.pack("<I", 108) + with_masks + bytes(48), [BACKGROUND, FLOWER, VOID, BACKGROUND]),
+        (struct.pack("<I", 40) + plain, [FLOWER] * 4),  # the fourth byte is of no meaning
+    ):
+        sizes = struct.pack("<III", 14 + len(header) + len(bgra), 0, 14 + len(header))
+        (tmp_path / "mask.bmp").write_bytes(b"BM" + sizes + header + bgra)
+        assert _labels(tmp_path / "mask.bmp") == labels
+
+
+def test_alpha_of_a_grey_tiff_which_is_not_read_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[(255, a) for a in ALPHA]], np.uint8), "LA").save(
+        tmp_path / "mask.tif"
+    )
+    with pytest.raises(ImageError, match=r"mask\.tif: a grey TIFF with an alpha channel"):
+        _labels(tmp_path / "mask.tif")
 
 
 def test_numbers_that_a_png_says_of_its_colours_change_none(tmp_path: Path) -> None:

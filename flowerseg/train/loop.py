@@ -342,7 +342,7 @@ def _open_splits(config: TrainConfig) -> _Splits:
         if test:
             refuse_overlap(train, test)
             refuse_overlap(val, test)
-    return _Splits(train, val, test or None, check_photos(train, val))
+    return _Splits(train, val, test or None, check_photos(train, val, test or None))
 
 
 def _basis(splits: _Splits, network: FlowerNet) -> str:

@@ -109,7 +109,7 @@ def check_photos(train: PhotoSet, val: PhotoSet, test: PhotoSet | None = None) -
         looks = [list(_sound(pool.map(_look, photos.photos), faults)) for photos in sets]
     if faults:
         names = " and ".join(photos.name for photos in sets)
-        raise DataError(faults.to_text(names, sum(map(len, sets))))
+        raise DataError(*faults.lines(names, sum(map(len, sets))))
     learnt = {look.content for look in looks[0]}
     shared = [look.item for split in looks[1:] for look in split if look.content in learnt]
     checks = [_split_check(photos.name, split) for photos, split in zip(sets, looks, strict=True)]
@@ -178,7 +178,7 @@ def _require_both_classes(check: DataCheck) -> None:
     """Refuse a split from which neither flower nor background can be learnt, or neither scored."""
     lines = [text for split in check.splits for text in _missing_classes(split)]
     if lines:
-        raise DataError("\n".join(lines))
+        raise DataError(*lines)
 
 
 def _missing_classes(split: SplitCheck) -> Iterator[str]:

@@ -57,8 +57,8 @@ class Faults:
         self._files.update(colours)
         self._lossy_format = self._lossy_format or fault.lossy_format
 
-    def to_text(self, where: str, photos: int) -> str:
-        """One message: a line for each kind of fault, with its count and first names."""
+    def lines(self, where: str, photos: int) -> list[str]:
+        """The lines of a message: one for each kind of fault, with its count and first names."""
         count = sum(map(len, self._names.values()))
         lines = [f"{where}: {count} of {photos} labelled photos cannot be used."]
         for kind, names in sorted(self._names.items()):
@@ -67,7 +67,7 @@ class Faults:
                 self._colours_text() if is_colours else f"The first: {self._first[kind].message}"
             )
             lines.append(f"  {kind}: {len(names)} ({some_of(names, NAMED)}). {detail}")
-        return "\n".join(lines)
+        return lines
 
     def _colours_text(self) -> str:
         """How many pixels of which colours in how many files, and what to do about them."""

@@ -19,9 +19,22 @@ Each message says what is wrong, where, and what to do next. Wrong use of a Pyth
 
 from collections.abc import Iterable
 
+from flowerseg.printable import printable
+
 
 class FlowersegError(Exception):
-    """Base of everything that a user, not a programmer, has to mend."""
+    """Base of everything that a user, not a programmer, has to mend.
+
+    Args:
+        lines: the message, as a rule one line. A line break within a line is part of a name, and
+            is printed as an escape; see `flowerseg.printable`.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class ImageError(FlowersegError):
@@ -70,5 +83,5 @@ class Stopped(FlowersegError):
 
 def some_of(names: Iterable[str], most: int = 3) -> str:
     """The first few of some names for a message: `a, b, c, …`."""
-    listed = list(names)
+    listed = [printable(name) for name in names]
     return ", ".join(listed[:most] + ["…"] * (len(listed) > most))

@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from flowerseg.arrays import Labels, Rgb
 from flowerseg.images import encode_jpeg, encode_png
+from flowerseg.printable import printable_lines
 
 
 def render_page(template: str, **values: object) -> str:
@@ -17,11 +18,17 @@ def render_page(template: str, **values: object) -> str:
     environment = Environment(
         loader=PackageLoader("flowerseg"),
         autoescape=select_autoescape(),
+        finalize=printable_value,
         trim_blocks=True,
         undefined=StrictUndefined,
     )
     environment.filters["data_url"] = data_url
     return environment.get_template(template).render(values)
+
+
+def printable_value(value: object) -> object:
+    """What a template shows of a value: a name with no control character, and in UTF-8."""
+    return printable_lines(value) if type(value) is str else value
 
 
 def data_url(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The commands as one: listed, light to ask for help, and with the exit codes that were agreed."""
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -9,11 +10,16 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
 
 import flowerseg
 from flowerseg.cli import COMMANDS, main
 from flowerseg.cli.options import Command, stderr_console
-from flowerseg.errors import FlowersegError
+from flowerseg.cli.terminal import PlainConsole, description_column
+from flowerseg.errors import DataError, FlowersegError
+from flowerseg.printable import printable
 
 NAMES = ["train", "export", "verify", "bench", "predict", "doctor", "demo"]
 HEAVY = ["torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"]
@@ -133,3 +139,70 @@ def test_public_names_are_there() -> None:
     assert sorted(flowerseg.__all__) == ["Segmenter", "__version__"]
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         flowerseg.Nonsense  # noqa: B018  # the access is what is tested
+
+
+HOSTILE = "a[/][red]\x1b[31m:rose:\n\u202e" + os.fsdecode(b"\xe9") + "[link=x]"
+SHOWN = "a[/][red]\\x1b[31m:rose:\\n\\u202e\\xe9[link=x]"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DataError(f"{HOSTILE}: broken."), 1),
+        (click.UsageError(f"{HOSTILE}: broken."), 2),
+        (click.ClickException(f"{HOSTILE}: broken."), 1),
+        (click.FileError(HOSTILE, "broken."), 1),
+    ],
+)
+def test_names_in_errors_cannot_steer_the_terminal(error: Exception, code: int) -> None:
+    @click.command(cls=Command)
+    def failing() -> None:
+        raise error
+
+    result = CliRunner().invoke(failing)
+    assert result.exit_code == code
+    assert SHOWN.replace("\\xe9", "") in result.stderr.replace("\\xe9", "").replace("�", "")
+    assert not set(result.stderr) & {"\x1b", "\u202e"}
+
+
+def test_arguments_of_wrong_usage_cannot_steer_the_terminal() -> None:
+    for arguments in (["a\x1b[2Jb"], ["--a\x1b[2Jb"], ["doctor", "a\x1b[2Jb"]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert "\\x1b[2Jb" in result.stderr
+        assert "\x1b" not in result.stderr
+
+
+def test_lines_of_an_error_are_printed_as_lines() -> None:
+    @click.command(cls=Command)
+    def failing() -> None:
+        raise FlowersegError("2 photos cannot be used.", f"  {HOSTILE}", "  b.jpg")
+
+    result = CliRunner().invoke(failing)
+    assert result.stderr == f"Error: 2 photos cannot be used.\n  {SHOWN}\n  b.jpg\n"
+
+
+def test_notes_tables_and_bars_show_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    name = HOSTILE.replace("\n", "")
+    console = PlainConsole(stderr=True, width=200)
+    table = Table(title=name)
+    table.add_column(name)
+    table.add_row(name)
+    console.print(name, Text(name), table)
+    with Progress(description_column(), console=console) as progress:
+        progress.add_task(printable(name))
+    shown = capsys.readouterr().err
+    assert shown.count(SHOWN.replace("\\n", "")) == 6
+    assert not set(shown) & {"\x1b", "\u202e"}
+
+
+def test_results_that_the_terminal_cannot_encode_are_no_traceback() -> None:
+    program = "from flowerseg.cli import main; main(['doctor', '→ 花'])"
+    for encoding in ("ascii", "latin-1"):
+        shown = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+        )
+        assert shown.returncode == 2
+        assert b"Traceback" not in shown.stderr

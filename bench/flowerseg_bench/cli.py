@@ -7,8 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
 from flowerseg.cli.options import (
     CHOSEN_RUNTIMES,
@@ -18,7 +17,9 @@ from flowerseg.cli.options import (
     stderr_console,
     unproven_option,
 )
+from flowerseg.cli.terminal import PlainConsole, description_column, echo
 from flowerseg.errors import FlowersegError
+from flowerseg.printable import printable
 
 if TYPE_CHECKING:
     from flowerseg.backends.base import Layout
@@ -244,10 +245,10 @@ def bench(
         results = replace(results, comparison=compared(results, older, str(against)))
     written = write_report(results, out)
     if as_json:
-        click.echo(results.to_json(), nl=False)
+        echo(results.to_json(), nl=False)
     else:
         # A file has no width of its own; tables cut to 80 columns would lose their numbers.
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+        console = PlainConsole(width=None if sys.stdout.isatty() else 140)
         console.print(terminal(results, console.width))
     stderr_console().print(f"Written to {out}: {', '.join(written)}")
     if results.comparison is not None:
@@ -274,7 +275,7 @@ def _end_with(comparison: "Comparison") -> None:
     if comparison.refusal:
         raise Untold(f"{comparison.against}: {comparison.refusal}.")
     if slower := comparison.of(Verdict.SLOWER):
-        raise click.ClickException("\n".join(change_in_words(change) for change in slower))
+        raise FlowersegError(*(change_in_words(change) for change in slower))
 
 
 def _run(plan: "Plan", out: Path) -> "Results":
@@ -282,12 +283,12 @@ def _run(plan: "Plan", out: Path) -> "Results":
     from flowerseg_bench.suite import run_suite
 
     require_writable(out)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (description_column(), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=stderr_console(), transient=True) as progress:
         task = progress.add_task("opening models, judging masks", total=None)
 
         def show(next_up: str, done: int, total: int) -> None:
-            progress.update(task, description=next_up, completed=done, total=total)
+            progress.update(task, description=printable(next_up), completed=done, total=total)
 
         with TemporaryDirectory(prefix=".bench-", dir=out) as work:
             return run_suite(plan, out, Path(work), on_progress=show)

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
+from flowerseg.printable import printable
 from flowerseg_bench.boundaries import STAGES, Boundary
 from flowerseg_bench.results import Measurement, Results, Scenario
 from flowerseg_bench.tables import number
@@ -52,7 +53,8 @@ def latency_plot(results: Results, boundary: Boundary) -> str:
         grid_ms = np.geomspace(0.85 * low, 1.15 * high, 240)
         for place, (item, values) in enumerate(zip(items, samples, strict=True)):
             _ridge(axes, -place, values, grid_ms, _colour(results, item.row))
-            label = f"{results.rows[item.row].name} · median {number(float(np.median(values)))} ms"
+            name = printable(results.rows[item.row].name)
+            label = f"{name} · median {number(float(np.median(values)))} ms"
             axes.text(grid_ms[0], -place + 0.76, label, color=_INK, fontsize=7.5)
         axes.set_xscale("log")
         _plain_log_ticks(axes, grid_ms[0], grid_ms[-1])
@@ -155,7 +157,7 @@ def stages_plot(results: Results) -> str:
                     -place, stages_ms[name], 0.34, left=left, color=f"#06000{stage}", linewidth=0
                 )
                 left += stages_ms[name]
-            label = f"{results.rows[index].name} · {number(left)} ms"
+            label = f"{printable(results.rows[index].name)} · {number(left)} ms"
             axes.text(0, -place + 0.26, label, color=_INK, fontsize=7.5)
         axes.set_ylim(-len(found) + 0.7, 0.62)
         axes.set_yticks([])
@@ -237,6 +239,7 @@ def _svg(name: str, height_in: float, draw: Callable[[Axes], None]) -> str:
             "svg.fonttype": "none",
             "svg.hashsalt": name,
             "font.size": 8,
+            "text.parse_math": False,  # a dollar sign in a file name is no formula
             "text.color": _INK,
             "axes.labelcolor": _MUTED,
             "axes.edgecolor": _MUTED,

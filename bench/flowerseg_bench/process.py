@@ -37,9 +37,7 @@ def run_process(
             raise
     if code:
         said = (work / _LOG).read_text(encoding="utf-8").strip().splitlines()[-5:]
-        raise FlowersegError(
-            f"{shlex.join(words)} failed with exit code {code}: " + "\n".join(said)
-        )
+        raise FlowersegError(f"{shlex.join(words)} failed with exit code {code}:", *said)
 
 
 def command_line(arguments: Sequence[str], work: Path) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import click
-
 from flowerseg.cli.options import stderr_console
+from flowerseg.cli.terminal import echo
 from flowerseg.files import require_writable, write_text
+from flowerseg.markdown import markdown_line, markdown_row, markdown_text
 from flowerseg_bench.conditions import Conditions, conditions_here, load_here
 from flowerseg_bench.results import readable_json
 from flowerseg_bench.tables import Column, Table
@@ -65,7 +65,7 @@ def measure_into(out: Path, program: str, measure: Callable[[Path], Finding]) ->
     with TemporaryDirectory(prefix=".measuring-", dir=out) as work:
         record = recorded(lambda: measure(Path(work).resolve()), program)
     write_record(record, out)
-    click.echo(text_of(record))
+    echo(text_of(record))
     stderr_console().print(f"Written to {out}: {JSON}, {MARKDOWN}")
 
 
@@ -108,7 +108,7 @@ def markdown_of(record: Record) -> str:
         ("condition",),
         [
             ("date", here.date),
-            ("command", f"`{here.command}`"),
+            ("command", here.command),
             ("processor", f"{here.processor}, {here.cores} cores for this process"),
             ("GPU", f"{here.gpu}, CUDA {here.cuda}" if here.gpu else "none"),
             ("system", here.system),
@@ -119,10 +119,10 @@ def markdown_of(record: Record) -> str:
         words=("here",),
     )
     parts = [
-        f"# {record.finding.table.title}",
-        f"{record.finding.headline}.",
+        f"# {markdown_text(record.finding.table.title)}",
+        f"{markdown_line(record.finding.headline)}.",
         "\n".join(_rows(record.finding.table)),
-        "\n".join(f"- {note}." for note in record.notes),
+        "\n".join(f"- {markdown_line(note)}." for note in record.notes),
         "## Conditions",
         "\n".join(_rows(conditions)),
         f"Raw numbers are in {JSON}.",
@@ -158,5 +158,6 @@ def table_of(
 
 def _rows(table: Table) -> list[str]:
     rules = ["---:" if column.is_number else "---" for column in table.columns]
-    cells = [tuple(column.title for column in table.columns), rules, *table.rows]
-    return [f"| {' | '.join(cell.replace('|', '∣') for cell in row)} |" for row in cells]
+    titles = [markdown_text(column.title) for column in table.columns]
+    cells = [[markdown_text(cell) for cell in row] for row in table.rows]
+    return [markdown_row(row) for row in (titles, rules, *cells)]

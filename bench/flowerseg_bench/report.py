@@ -6,11 +6,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from flowerseg.files import write_text
+from flowerseg.markdown import markdown_line, markdown_row, markdown_text
+from flowerseg.page import printable_value
+from flowerseg.printable import printable
 from flowerseg.tuned import write_tuned
 from flowerseg_bench import plots
 from flowerseg_bench.advice import tuned_from
@@ -63,16 +65,16 @@ def terminal(results: Results, width: int) -> RenderableType:
     parts: list[RenderableType] = []
     for boundary in measured_boundaries(results):
         parts.append(_rich(boundary_table(results, boundary), results, width))
-        parts += [Text(f"{MARK} {doubt}", "dim") for doubt in doubts_in_brief(results, boundary)]
+        parts += [_line(f"{MARK} {doubt}", "dim") for doubt in doubts_in_brief(results, boundary)]
         if boundary is Boundary.ENGINE:
-            parts += [Text(line, "dim") for line in limits_in_brief(results)]
+            parts += [_line(line, "dim") for line in limits_in_brief(results)]
         parts.append(Text())
-    parts += [Text(f"{note}.".replace("..", ".")) for note in _notes(results)]
+    parts += [_line(f"{note}.".replace("..", ".")) for note in _notes(results)]
     if best := headline(results):
-        parts.append(Text(f"Fastest proven: {best}.", "bold"))
-    parts += [Text(f"Advice: {line}.") for line in advice_in_brief(results)]
+        parts.append(_line(f"Fastest proven: {best}.", "bold"))
+    parts += [_line(f"Advice: {line}.") for line in advice_in_brief(results)]
     if results.comparison:
-        parts += [Text(), *(Text(f"{line}.") for line in comparison_in_brief(results.comparison))]
+        parts += [Text(), *(_line(f"{line}.") for line in comparison_in_brief(results.comparison))]
     return Group(*parts)
 
 
@@ -80,15 +82,21 @@ def markdown(results: Results) -> str:
     """The same tables in Markdown, with all columns."""
     lines = ["# flowerseg-bench", ""]
     if best := headline(results):
-        lines += [f"Fastest proven: {best}.", ""]
-    lines += [f"- {note}" for note in _notes(results)] + [""]
+        lines += [f"Fastest proven: {markdown_text(best)}.", ""]
+    lines += [f"- {markdown_line(note)}" for note in _notes(results)] + [""]
     for boundary in measured_boundaries(results):
         lines += _markdown(boundary_table(results, boundary))
-        lines += [""] + [f"- {MARK} {doubt}" for doubt in doubts_in_brief(results, boundary)] + [""]
+        lines += (
+            [""]
+            + [f"- {MARK} {markdown_text(doubt)}" for doubt in doubts_in_brief(results, boundary)]
+            + [""]
+        )
     if results.comparison:
         lines += [*_markdown(comparison_table(results.comparison)), ""]
-        lines += [f"- {line}" for line in comparison_in_brief(results.comparison)] + [""]
-    lines += [f"- Advice: {line}." for line in advice_in_brief(results)] + [""]
+        lines += [
+            f"- {markdown_line(line)}" for line in comparison_in_brief(results.comparison)
+        ] + [""]
+    lines += [f"- Advice: {markdown_text(line)}." for line in advice_in_brief(results)] + [""]
     for table in (
         limits_table(results),
         startup_table(results),
@@ -105,6 +113,7 @@ def html(results: Results) -> str:
     environment = Environment(
         loader=PackageLoader("flowerseg_bench", "."),
         autoescape=True,
+        finalize=printable_value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -171,19 +180,20 @@ def _rich(table: Table, results: Results, width: int) -> RichTable:
         title = table.columns[place].title.replace("photos/s, ", "photos/s ")
         shown.add_column(title.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for row, cells in zip(results.rows, table.rows, strict=True):
-        name = Text.assemble(row.name, "" if row.is_null else (f"\n{row.proof}", "dim"))
-        shown.add_row(name, *(escape(cells[place]) for place in brief))
+        name = Text.assemble(printable(row.name), "" if row.is_null else (f"\n{row.proof}", "dim"))
+        shown.add_row(name, *(_line(cells[place]) for place in brief))
     return shown
 
 
 def _markdown(table: Table) -> list[str]:
     titles = [column.title for column in table.columns]
     rules = ["---:" if column.is_number else "---" for column in table.columns]
-    lines = [[_pipe_safe(cell) for cell in row] for row in table.rows]
-    return [f"## {table.title}", ""] + [
-        f"| {' | '.join(cells)} |" for cells in (titles, rules, *lines)
+    lines = [[markdown_text(cell) for cell in row] for row in table.rows]
+    return [f"## {markdown_text(table.title)}", ""] + [
+        markdown_row(cells) for cells in (titles, rules, *lines)
     ]
 
 
-def _pipe_safe(cell: str) -> str:
-    return cell.replace("|", "\\|")
+def _line(text: str, style: str = "") -> Text:
+    """A line for the terminal, whatever names are in it."""
+    return Text(printable(text), style)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from flowerseg.cli.options import (
     Command,
@@ -16,7 +16,9 @@ from flowerseg.cli.options import (
     print_result,
     stderr_console,
 )
+from flowerseg.cli.terminal import description_column, echo
 from flowerseg.cli.verify import proof_progress, proof_text
+from flowerseg.printable import printable
 
 if TYPE_CHECKING:
     from flowerseg.artifact import Artifact, Batch, EngineBuild
@@ -187,13 +189,13 @@ def export(
             lambda stage: console.print(f"{stage} …"),
             on_progress,
             on_batch,
-            lambda repaired: click.echo(repaired, err=as_json),
+            lambda repaired: echo(str(repaired), err=as_json),
         )
         written = export_model(config, listener)
     if as_json:
-        click.echo(written[-1].manifest.to_json(), nl=False)
+        echo(written[-1].manifest.to_json(), nl=False)
     else:
-        click.echo("\n".join(f"{proof_text(a)}\n  {_size(a.path)}" for a in written))
+        echo("\n".join(f"{proof_text(a)}\n  {_size(a.path)}" for a in written))
     _fail_on_failed_proof(written)
     if triton:
         require_proof(written[-1], allow_unproven=unproven)
@@ -356,7 +358,7 @@ def _fail_on_failed_proof(written: list["Artifact"]) -> None:
 @contextmanager
 def build_progress() -> Iterator["OnProgress"]:
     """Bars over the phases of TensorRT's builder; yields the callback that moves them."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (description_column(), BarColumn(), MofNCompleteColumn())
     console = stderr_console()
     progress = Progress(
         *columns,
@@ -370,7 +372,7 @@ def build_progress() -> Iterator["OnProgress"]:
     def show(phase: str, done: int, steps: int) -> None:
         progress.start()
         if phase not in tasks:
-            tasks[phase] = progress.add_task(phase, total=steps)
+            tasks[phase] = progress.add_task(printable(phase), total=steps)
         progress.update(tasks[phase], completed=done, total=steps)
         if done >= steps:
             progress.remove_task(tasks.pop(phase))

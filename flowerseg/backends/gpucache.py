@@ -16,6 +16,7 @@ from flowerseg.backends.device import device_name
 from flowerseg.doctor.gpu import driver_here
 from flowerseg.errors import OutputError
 from flowerseg.files import write_bytes
+from flowerseg.printable import printable
 from flowerseg.usercache import user_cache
 
 OnNotice: TypeAlias = Callable[[str], None]
@@ -24,7 +25,7 @@ OnNotice: TypeAlias = Callable[[str], None]
 
 def print_notice(line: str) -> None:
     """Write the line to stderr: so that the user sees notices that no caller shows."""
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
 
 
 def cache_path(folder: str, device: str, *keys: str) -> Path:

@@ -25,6 +25,18 @@ class _LazyGroup(click.Group):
         with checked_streams():
             return super().__call__(*args, **kwargs)
 
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        from flowerseg.cli.terminal import printable_errors
+
+        with printable_errors():
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from flowerseg.cli.terminal import printable_errors
+
+        with printable_errors():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

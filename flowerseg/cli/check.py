@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
+from flowerseg.cli.terminal import echo
+from flowerseg.printable import printable
 
 if TYPE_CHECKING:
     from flowerseg.predict import Checked, Finding
@@ -33,15 +34,15 @@ class _TextPrinter:
     def print(self, finding: "Finding") -> None:
         self.counts[finding.kind] += 1
         if self.counts.total() <= _SHOWN_FINDINGS:
-            click.echo(f"{finding.kind}: {finding.path}: {finding.detail}")
+            echo(printable(f"{finding.kind}: {finding.path}: {finding.detail}"))
 
     def print_end(self, out: Path, checked: "Checked") -> None:
         if (more := self.counts.total() - _SHOWN_FINDINGS) > 0:
-            click.echo(f"and {more} more, which --json lists")
+            echo(f"and {more} more, which --json lists")
         numbers = ", ".join(f"{kind} {count}" for kind, count in self.counts.items())
         verdict = numbers or "everything is as it was written"
         left_out = checked.photos_not_checked
-        click.echo(
+        echo(
             f"{out}: {checked.rows} rows, {checked.outputs} outputs and {checked.photos} photos "
             f"checked{f', {left_out} photos not at hand' if left_out else ''}: {verdict}"
         )
@@ -54,10 +55,10 @@ class _JsonPrinter:
         self.counts: Counter[str] = Counter()
 
     def print(self, finding: "Finding") -> None:
-        click.echo(("," if self.counts else '{"findings": [') + "\n" + json.dumps(asdict(finding)))
+        echo(("," if self.counts else '{"findings": [') + "\n" + json.dumps(asdict(finding)))
         self.counts[finding.kind] += 1
 
     def print_end(self, out: Path, checked: "Checked") -> None:
         head = "\n]" if self.counts else '{"findings": []'
         rest = {"ok": not self.counts, "counts": dict(self.counts), "checked": asdict(checked)}
-        click.echo(f"{head}, {json.dumps(rest)[1:]}")
+        echo(f"{head}, {json.dumps(rest)[1:]}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowerseg.cli.options import Command, json_option, print_result
+from flowerseg.cli.terminal import echo
 
 if TYPE_CHECKING:
     from flowerseg.demo import Summary
@@ -25,7 +26,7 @@ def demo(out: Path, full: bool, as_json: bool) -> None:
     """
     from flowerseg.demo import FULL, QUICK, run_demo
 
-    summary = run_demo(out, FULL if full else QUICK, lambda line: click.echo(line, err=True))
+    summary = run_demo(out, FULL if full else QUICK, lambda line: echo(line, err=True))
     print_result(summary, "\n" + _text(summary), as_json=as_json)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from flowerseg.cli.options import Command, json_option
+from flowerseg.cli.terminal import echo
+from flowerseg.printable import printable
 
 if TYPE_CHECKING:
     from flowerseg.doctor import Finding
@@ -30,28 +32,28 @@ def doctor(as_json: bool) -> None:
 
     findings = examine_apart()
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(f) for f in findings], indent=2))
+        echo(json.dumps([dataclasses.asdict(f) for f in findings], indent=2))
     else:
         click.echo("\n".join(_lines(finding) for finding in findings))
     if not chain_runs(findings):
         absent = [f.name for f in findings if f.is_required and not f.is_usable]
         raise click.ClickException(f"the chain cannot run here without {', '.join(absent)}.")
     if not as_json:
-        click.echo(f"\n{_verdict(findings)}")
+        echo(f"\n{_verdict(findings)}")
 
 
 def _lines(finding: "Finding") -> str:
     """State, name and detail in columns; below them what mends it, unbroken, to be copied."""
     state = click.style(f"{finding.state:{_NAME_AT}}", fg=_COLOURS[finding.state])
-    name = f"{finding.name:{_DETAIL_AT - _NAME_AT}}"
+    name = f"{printable(finding.name):{_DETAIL_AT - _NAME_AT}}"
     detail = textwrap.wrap(
-        finding.detail,
+        printable(finding.detail),
         _WIDTH - _DETAIL_AT,
         break_long_words=False,
         break_on_hyphens=False,
     )
     indent = "\n" + " " * _DETAIL_AT
-    mends = [f"{' ' * _NAME_AT}→ {line}" for line in finding.mend.splitlines()]
+    mends = [f"{' ' * _NAME_AT}→ {printable(line)}" for line in finding.mend.splitlines()]
     return "\n".join([state + name + indent.join(detail), *mends])
 
 

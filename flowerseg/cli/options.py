@@ -6,10 +6,20 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
 
 from flowerseg.cli.streams import checked_streams
-from flowerseg.errors import FlowersegError
+from flowerseg.cli.terminal import echo, printable_errors, stderr_console
+
+__all__ = [
+    "CHOSEN_RUNTIMES",
+    "Command",
+    "device_option",
+    "json_option",
+    "print_result",
+    "runtime_option",
+    "stderr_console",
+    "unproven_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,12 +47,15 @@ class Command(click.Command):
         with checked_streams():
             return super().__call__(*args, **kwargs)
 
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        """Read the command line."""
+        with printable_errors():
+            return super().make_context(*arguments, **settings)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        try:
+        with printable_errors():
             return super().invoke(ctx)
-        except FlowersegError as error:
-            raise click.ClickException(str(error)) from error
 
 
 def device_option(command: F) -> F:
@@ -86,16 +99,7 @@ def unproven_option(command: F) -> F:
 
 def print_result(result: Any, text: str, *, as_json: bool) -> None:
     """Print a dataclass as JSON, or its text, on stdout."""
-    click.echo(json.dumps(dataclasses.asdict(result), indent=2, default=str) if as_json else text)
-
-
-def stderr_console() -> Console:
-    """Where progress and notes go, so that stdout holds only the result.
-
-    A line is printed as it is: the terminal wraps it where it must, so that a path can be copied,
-    and a name in square brackets is no markup.
-    """
-    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    echo(json.dumps(dataclasses.asdict(result), indent=2, default=str) if as_json else text)
 
 
 def _checked_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:

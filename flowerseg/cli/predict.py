@@ -23,6 +23,8 @@ from flowerseg.cli.options import (
     stderr_console,
     unproven_option,
 )
+from flowerseg.cli.terminal import echo
+from flowerseg.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -382,7 +384,7 @@ def _announce(settings: "PredictSettings", segmenter: "Segmenter", photos: int) 
     info, artifact = segmenter.info, segmenter.artifact
     height, width = info.size_hw
     is_proved = artifact is not None and artifact.manifest.is_proved_in(info.runtime)
-    click.echo(
+    echo(
         f"{info}, {'proved' if is_proved else 'NOT PROVED'}, {info.precision}, "
         f"{height} x {width}: {photos} photos, "
         f"batch {batch_size(settings, info.batch)}, {_streams(segmenter)}"
@@ -430,7 +432,7 @@ class _Shown:
         self._bar.stop()
 
     def note(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(printable(text))
 
     def photo(self, result: "PhotoResult", *, is_kept: bool) -> None:
         self._done += 1
@@ -459,7 +461,7 @@ def _watched(photos: int) -> "Iterator[tuple[_Shown, Event]]":
         with _Shown(photos) as shown, _draining(shown.console) as stop:
             yield shown, stop
     except Stopped as stopped:
-        click.echo(str(stopped), err=True)
+        echo(str(stopped), err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 
@@ -513,8 +515,8 @@ def _summary(report: "FolderReport", out: Path) -> str:
 
 def _list_failures(report: "FolderReport", out: Path) -> None:
     failed = report.run.counts.failed
-    click.echo(f"Failed photos ({failed}):", err=True)
+    echo(f"Failed photos ({failed}):", err=True)
     for result in report.failed[:_SHOWN_FAILURES]:
-        click.echo(f"  {result.error}", err=True)
+        echo(f"  {printable(result.error)}", err=True)
     if failed > _SHOWN_FAILURES:
-        click.echo(f"  and {failed - _SHOWN_FAILURES} more, in {out / 'results.csv'}", err=True)
+        echo(f"  and {failed - _SHOWN_FAILURES} more, in {out / 'results.csv'}", err=True)

@@ -82,9 +82,9 @@ def _open_closed_handles() -> None:
 
 def _text_stream(raw: io.RawIOBase, like: TextIO | None) -> TextIO:
     encoding = like.encoding if like else "utf-8"
-    errors = like.errors if like else "backslashreplace"
+    # What the terminal's encoding lacks is printed as an escape: a name must not end the command.
     return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=True
+        io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=True
     )
 
 

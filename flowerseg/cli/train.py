@@ -20,6 +20,8 @@ from rich.progress import (
 from rich.text import Text
 
 from flowerseg.cli.options import Command, device_option, json_option, print_result, stderr_console
+from flowerseg.cli.terminal import description_column
+from flowerseg.printable import printable
 
 if TYPE_CHECKING:
     from flowerseg.train import Epoch, TrainConfig, TrainReport
@@ -307,7 +309,7 @@ class _TrainProgress:
         self._epochs = epochs
         self._console = stderr_console()
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            description_column(),
             BarColumn(bar_width=10),  # what is left of a line of 80
             TimeElapsedColumn(),
             TextColumn("ETA"),
@@ -327,7 +329,7 @@ class _TrainProgress:
         self._progress.stop()
 
     def note(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, markup=False)
+        self._console.print(text)
 
     def features(self, split: str, done: int, total: int) -> None:
         self._show(f"features {split}", done, total, "")
@@ -367,7 +369,7 @@ def _text(report: "TrainReport") -> str:
         lines += [
             f"{split.name}, {split.role}: flower IoU {found.iou:.4f} on {found.photos} photos "
             f"(void left out), mean over photos {found.mean_iou:.4f}, Dice {found.dice:.4f}, "
-            f"pixel accuracy {found.pixel_accuracy:.4f}; worst {name}, {worst:.4f}",
+            f"pixel accuracy {found.pixel_accuracy:.4f}; worst {printable(name)}, {worst:.4f}",
         ]
     folder = report.config.out
     return "\n".join([*lines, f"{folder}/report.html shows curves, panels and the worst photos"])

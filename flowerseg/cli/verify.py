@@ -18,6 +18,7 @@ from flowerseg.cli.options import (
     runtime_option,
     stderr_console,
 )
+from flowerseg.cli.terminal import echo
 
 if TYPE_CHECKING:
     from flowerseg.artifact import Artifact, Limits, Proof
@@ -161,7 +162,7 @@ def _locate_fault(
     from flowerseg.proof.locate import locate
 
     stderr_console().print("looking for the fault, module by module …")
-    click.echo(locate(artifact, reference, photos).to_text(), err=as_json)
+    echo(locate(artifact, reference, photos).to_text(), err=as_json)
 
 
 def _fail_if_failed(artifact: "Artifact", report: Path | None) -> None:

@@ -28,6 +28,7 @@ from flowerseg.backends.pytorch import open_checkpoint
 from flowerseg.images import decode_rgb, encode_jpeg, encode_png, resize_area, resize_bilinear
 from flowerseg.paint import paint_photo
 from flowerseg.preprocess import Preprocess, frame_from_photo
+from flowerseg.printable import printable
 from flowerseg.segmenter import Segmenter
 from flowerseg.selftest import TOLERANCES, difference
 
@@ -180,7 +181,7 @@ def main(model: Path) -> None:
         raise click.ClickException(f"{model}: no checkpoint, or no painted photo tells.")
     rewrite_manifest(artifact)
     size = len(artifact.manifest.to_json())
-    click.echo(f"{model}: self-test written, manifest of {size / 1024:.1f} KB")
+    click.echo(printable(f"{model}: self-test written, manifest of {size / 1024:.1f} KB"))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from flowerseg.images import decode_rgb, decode_rgb_reduced
 from flowerseg.listing import list_photos
 from flowerseg.metrics import count_agreement, iou, total
 from flowerseg.preprocess import Preprocess, frame_from_photo
+from flowerseg.printable import printable
 from flowerseg.segmenter import Segmenter
 
 ENOUGH = 0.998
@@ -149,7 +150,7 @@ def main(model: Path, photos: Path, limit: int, device: str) -> None:
         on_gpu = segmenter.info.device.startswith("cuda")
         found = compare_routes(segmenter, paths, ROUTES | ON_CUDA if on_gpu else ROUTES)
         where = f"{model.name} on {len(paths)} photos of {photos.name}, {segmenter.info}"
-    click.echo(f"{where}\n{routes_text(found)}", nl=False)
+    click.echo(f"{printable(where)}\n{routes_text(found)}", nl=False)
 
 
 def routes_text(found: Sequence[RouteAgreement]) -> str:

@@ -1,14 +1,12 @@
 """A proof in a screenful of Markdown, for a pull request."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from flowerseg.artifact import Artifact, Proof
 from flowerseg.files import write_bytes
+from flowerseg.markdown import markdown_code_block, markdown_line, markdown_text
 from flowerseg.proof.checks import checks_of
-
-_MARKUP = re.compile(r"([\\`*_\[\]<>|])")
 
 
 def write_summary(path: Path, artifact: Artifact, proof: Proof, command: str) -> None:
@@ -29,23 +27,20 @@ def markdown_from_proof(proof: Proof, model: str, command: str) -> str:
 
 def _lines(proof: Proof, model: str, command: str) -> Iterator[str]:
     verdict = "proved" if proof.status == "proved" else "**FAILED**"
-    yield f"### {_plain(model)}: {verdict} on {proof.photos} photos of {_plain(proof.data)}"
+    data = markdown_text(proof.data)
+    yield f"### {markdown_text(model)}: {verdict} on {proof.photos} photos of {data}"
     yield from ("", "| check | found | limit | |", "|---|---|---|---|")
     for check in checks_of(proof):
         yield f"| {check.name} | {check.found} | {check.limit} | {check.verdict} |"
-    yield from ("", f"{proof.flipped_pixels} of {proof.pixels} pixels change sides; {proof.how}.")
+    how = markdown_text(proof.how)
+    yield from ("", f"{proof.flipped_pixels} of {proof.pixels} pixels change sides; {how}.")
     if proof.faults:
-        yield from ("", "Faults:", "", *(f"- {_plain(fault)}" for fault in proof.faults))
+        yield from ("", "Faults:", "", *(f"- {markdown_line(fault)}" for fault in proof.faults))
     if proof.worst:
         yield from ("", "Worst photos:", "")
     for photo in proof.worst:
         yield (
-            f"- {_plain(photo.name)}, batch {photo.batch}: {photo.flipped_pixels} pixels change "
-            f"sides, agreement IoU {photo.agreement_iou:.4f}"
+            f"- {markdown_line(photo.name)}, batch {photo.batch}: {photo.flipped_pixels} pixels "
+            f"change sides, agreement IoU {photo.agreement_iou:.4f}"
         )
-    yield from ("", "Prove it again:", "", "```", command, "```")
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown takes for nothing else."""
-    return _MARKUP.sub(r"\\\1", text)
+    yield from ("", "Prove it again:", "", *markdown_code_block(command))

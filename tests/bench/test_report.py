@@ -2,6 +2,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.plots import throughput_plot
-from flowerseg_bench.report import FILES, TUNED, html, terminal, write_report
+from flowerseg_bench.report import FILES, TUNED, html, markdown, terminal, write_report
 from flowerseg_bench.results import Results, Scenario
 from flowerseg_bench.tables import number
 
@@ -108,6 +109,31 @@ def test_no_two_rows_of_many_look_alike(tiny_results: Results) -> None:
     assert grid is not None
     assert len(points) == 20 * len(many.settings.batches)
     assert min(map(float, points)) > float(grid[1])
+
+
+def test_names_of_models_break_no_page_table_plot_or_terminal(tiny_results: Results) -> None:
+    name = "a|[/][red]`$x$_{<b>&\n# \x1b[31m\udce9.onnx"
+    shown = r"a|[/][red]`$x$_{<b>&\n# \x1b[31m\xe9.onnx"
+    hostile = replace(
+        tiny_results, rows=tuple(replace(row, name=name, file=name) for row in tiny_results.rows)
+    )
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(terminal(hostile, 400))
+    assert shown in console.export_text()
+    page = html(hostile)
+    assert "<b>" not in page
+    assert any(escape(shown) in plot for plot in re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    assert escape(shown.replace(r"\n", "\n")) in page  # a line break means nothing there
+    assert "\x1b" not in page
+    page.encode()
+    lines = markdown(hostile).splitlines()
+    assert r"a\|\[/\]\[red\]\`\$x\$\_{\<b\>\&\\n# \\x1b\[31m\\xe9.onnx" in "\n".join(lines)
+    rows = [line for line in lines if line.startswith("| ")]
+    pipes = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
+    rules = [index for index, row in enumerate(rows) if row.startswith("| ---")]
+    for index, row in enumerate(rows):
+        if row.startswith(r"| a\|"):
+            assert pipes[index] == pipes[max(rule for rule in rules if rule < index)]
 
 
 def test_doubts_stand_beside_the_numbers(report: tuple[Results, Path]) -> None:

@@ -108,7 +108,7 @@ Faults:
 Worst photos:
 
 - a\<b, batch 8: 300 pixels change sides, agreement IoU 0.9000
-- c\_d, batch 1: 21 pixels change sides, agreement IoU 0.9900
+- c_d, batch 1: 21 pixels change sides, agreement IoU 0.9900
 
 Prove it again:
 

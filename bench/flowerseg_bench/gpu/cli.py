@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowerseg.cli.options import CHOSEN_RUNTIMES, Command, device_option
+from flowerseg.cli.terminal import echo
 
 if TYPE_CHECKING:
     from flowerseg_bench.gpu.plan import Setup, Stage
@@ -32,7 +33,7 @@ def pack(data: Path, photos: Path, out: Path) -> None:
     from flowerseg_bench.gpu.pack import pack_photos
 
     copied = pack_photos(data, photos, out)
-    click.echo(f"{out}: {copied / 1e6:.1f} MB", err=True)
+    echo(f"{out}: {copied / 1e6:.1f} MB", err=True)
 
 
 @main.command(cls=Command)
@@ -94,7 +95,7 @@ def run(
     )
     stages = _chosen(stages_of(setup), steps)
     if is_listed:
-        click.echo("\n".join(" + ".join(step.name for step in stage) for stage in stages))
+        echo("\n".join(" + ".join(step.name for step in stage) for stage in stages))
         return
     archive = (archive_in or setup.work).resolve()
     if not _run_plan(setup, stages, seconds, archive, is_repeating=steps is not None):
@@ -109,7 +110,7 @@ def probe(out: Path, seconds: float, device: str) -> None:
     """Time what could make ResNet-101 faster in FP16; on the CPU only check that it is right."""
     from flowerseg_bench.gpu.probe import probe_into
 
-    probe_into(out, seconds, device, on_line=click.echo)
+    probe_into(out, seconds, device, on_line=echo)
 
 
 @main.command(cls=Command)
@@ -122,7 +123,7 @@ def profile(model: Path, runtime: str, batch: int, device: str, out: Path) -> No
     """Write down what a network's time goes into, kernel by kernel."""
     from flowerseg_bench.gpu.profile import write_profile
 
-    click.echo(f"Written to {write_profile(model, runtime, device, batch, out)}", err=True)
+    echo(f"Written to {write_profile(model, runtime, device, batch, out)}", err=True)
 
 
 @main.command(cls=Command)
@@ -176,7 +177,7 @@ def _run_plan(
     bring_shipped_model(setup)
 
     def say(line: str) -> None:
-        click.echo(line, err=True)
+        echo(line, err=True)
 
     def keep_results() -> None:
         try:
@@ -195,7 +196,7 @@ def _run_plan(
         after_step=keep_results,
     )
     ended = runner.run_stages(stages)
-    click.echo(summary_of(setup))
+    echo(summary_of(setup))
     measure_into(setup.results, PROGRAM, lambda _: finding_of(setup, ended))
     keep_results()
     return all(each.is_done for each in ended)

@@ -44,7 +44,11 @@ def read_annotation(path: Path, palette: Palette) -> Annotation:
     alpha_levels = np.repeat(alpha[..., None], 3, axis=2)
     if _is_constant(colours):
         name = f"{path} (its alpha channel, since all of it has one colour)"
-        return Annotation(labels_from_colours(alpha_levels, palette, name, lossy_format), True)
+        try:
+            return Annotation(labels_from_colours(alpha_levels, palette, name, lossy_format), True)
+        except UnknownColours as error:
+            error.are_opacities = True
+            raise
     if not _is_constant(alpha):
         _require_agreement(colours, alpha_levels, palette, path)
     return Annotation(labels_from_colours(colours, palette, path, lossy_format), False)

@@ -141,7 +141,14 @@ def _look(item: LabelledPhoto) -> _Look | Fault:
     except ImageError as error:
         return Fault(item, FaultKind.UNREADABLE, str(error))
     except UnknownColours as error:
-        return Fault(item, FaultKind.UNKNOWN_COLOURS, str(error), error.pixels, error.lossy_format)
+        return Fault(
+            item,
+            FaultKind.UNKNOWN_COLOURS,
+            str(error),
+            error.pixels,
+            error.lossy_format,
+            error.are_opacities,
+        )
     except AmbiguousAnnotation as error:
         return Fault(item, FaultKind.AMBIGUOUS, str(error))
     except DataError as error:

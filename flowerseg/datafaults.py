@@ -32,6 +32,7 @@ class Fault:
     message: str
     unknown: Mapping[Colour, int] = field(default_factory=dict)  # pixels of each colour
     lossy_format: str = ""  # of the annotation, where it changes colours
+    are_opacities: bool = False  # the unknown colours are levels of its alpha channel
 
 
 class Faults:
@@ -78,4 +79,6 @@ class Faults:
         )
         mend = remedy(self._pixels, palette, self._lossy_format)
         which = "Close to flower or void but not equal: " if palette.background == "any" else ""
+        if self._first[FaultKind.UNKNOWN_COLOURS].are_opacities:
+            which = f"Levels of the alpha channel, since the masks have one colour. {which}"
         return f"{which}{some_of(each, NAMED)}. Known are {palette}. {mend}"

@@ -83,6 +83,7 @@ class UnknownColours(DataError):
         self.pixels = dict(pixels)
         self.palette = palette
         self.lossy_format = lossy_format  # of the file, where it changes colours
+        self.are_opacities = False  # grey levels that the alpha channel stands for
         often = [str(colour) for colour in most_common(self.pixels)]
         super().__init__(
             f"{where}: {sum(pixels.values())} pixels of {len(pixels)} {unknown_in_words(palette)} "
@@ -105,10 +106,9 @@ def remedy(pixels: Mapping[Colour, int], palette: Palette, lossy_format: str = "
     return colour_advice(
         pixels.keys(),
         (*palette.flower, *palette.void),
-        [colour for colour, _ in palette],
+        None if palette.background == "any" else palette.background,
         lossy_format=lossy_format,
         tolerance=palette.tolerance,
-        is_noise=palette.background == "any" or palette.tolerance > 0,
     )
 
 
@@ -133,7 +133,7 @@ def labels_from_colours(
     is_known = (nearest.distance <= palette.tolerance) & ~nearest.is_tied
     if palette.background == "any":
         is_far = nearest.distance > palette.tolerance
-        is_known |= is_far & ~_are_changed(found, nearest, ~is_known, bool(lossy_format))
+        is_known |= is_far & ~_are_changed(found, nearest, palette.tolerance, bool(lossy_format))
         nearest.labels[is_far] = BACKGROUND
     if not is_known.all():
         raise UnknownColours(str(name), found.counts(~is_known), palette, lossy_format)
@@ -175,10 +175,10 @@ def _may_be_class(colour: Colour) -> bool:
 
 
 def _are_changed(
-    found: ColourMap, nearest: _Nearest, is_unknown: NDArray[np.bool_], is_lossy: bool
+    found: ColourMap, nearest: _Nearest, tolerance: int, is_lossy: bool
 ) -> NDArray[np.bool_]:
-    """Which unknown colours (K,) are a flower's or void's that JPEG or resizing has changed."""
-    is_near = is_unknown & (nearest.distance <= NEAR)
+    """Which colours (K,) beyond the tolerance are changed ones of flower or void."""
+    is_near = (nearest.distance > tolerance) & (nearest.distance <= tolerance + NEAR)
     runs, pixels = found.runs[is_near].sum(), found.pixels[is_near].sum()
     is_shading = is_near.sum() > _MOST_CLOSE_CLASSES and pixels < _SHORT_RUN * runs
     if is_lossy or is_shading:

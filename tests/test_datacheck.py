@@ -167,6 +167,15 @@ def test_masks_with_their_shape_in_the_alpha_channel_are_noted(
     ]
 
 
+def test_unknown_levels_of_an_alpha_channel_are_named_so(
+    tmp_path: Path, sound: LabelledPhoto
+) -> None:
+    item = _item(tmp_path, "a", [[F, B]])
+    write_png(item.annotation, np.array([[[9, 9, 9, 250], [9, 9, 9, 0]]], np.uint8))
+    with pytest.raises(DataError, match=r"Levels of the alpha channel.*\(250, 250, 250\) 1 pixels"):
+        _check([item], [sound])
+
+
 def test_photo_of_both_splits_in_two_files_is_noted(tmp_path: Path) -> None:
     train, val, other = (_item(tmp_path, name, [[F, B]] * 20) for name in ("a", "b", "c"))
     noise = np.random.default_rng(0).integers(0, 256, (20, 2, 3), dtype=np.uint8)

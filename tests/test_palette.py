@@ -148,6 +148,11 @@ def test_no_tolerance_is_advised_for_masks_that_were_resized_smoothly() -> None:
     assert "some are 63 levels away" in advice
 
 
+def test_void_is_offered_where_classes_have_been_named() -> None:
+    palette = Palette(((1, 1, 1),), (BLACK,), (GREY,))
+    assert "--void-colour 255" in _advice(palette, BLACK, (1, 1, 1), WHITE)
+
+
 ANY = Palette((WHITE,), "any", (GREY,))
 
 
@@ -162,7 +167,12 @@ def test_shades_along_outlines_do_not_silently_become_background() -> None:
     with pytest.raises(UnknownColours, match="close to flower or void but not equal") as caught:
         labels_from_colours(_ramp(250, 5), ANY, Path("a.png"))
     assert all(224 <= r <= 250 or 97 <= r <= 159 for r, _, _ in caught.value.pixels)
-    assert "background-colour" not in str(caught.value)
+    assert "-colour" not in str(caught.value)
+    assert "name the colours of background instead of any" in str(caught.value)
+    # Nor does a tolerance within the shades make background of the rest of them.
+    within = Palette((WHITE,), "any", (GREY,), tolerance=20)
+    with pytest.raises(UnknownColours):
+        labels_from_colours(_ramp(250, 5), within, Path("a.png"))
     tolerant = Palette((WHITE,), "any", (), tolerance=127)
     labels = labels_from_colours(_ramp(250, 5), tolerant, Path("a.png"))
     np.testing.assert_array_equal(labels == FLOWER, _ramp(250, 5)[..., 0] >= 128)

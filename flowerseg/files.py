@@ -32,6 +32,7 @@ _REASONS = {
     errno.EFBIG: "larger than a file may be here. Raise the limit (ulimit -f) or choose another "
     "disk.",
     errno.ENOENT: "its folder was removed meanwhile. Run the same again, or choose another folder.",
+    errno.EMFILE: "too many files are open. Raise the limit (ulimit -n), or use fewer --workers.",
     errno.EIO: "the disk reports an error. Check it, or choose another disk.",
     errno.ESTALE: "the network disk has lost it. Check its server, or choose another disk.",
 }

@@ -22,6 +22,7 @@ import numpy as np
 from flowerseg.arrays import Rgb, size_of
 from flowerseg.errors import FlowersegError, ImageError
 from flowerseg.images import MAX_PIXELS, decode_rgb, use_one_thread_per_call
+from flowerseg.limits import explained_start, frugal_environment
 
 Decode: TypeAlias = Callable[[bytes, str], Rgb]
 """Pixels (h, w, 3) of a photo from its bytes and its name, which stands in errors."""
@@ -131,13 +132,15 @@ class _Process:
 
     def __init__(self, command: Sequence[str]) -> None:
         # In a group of its own Ctrl-C does not reach it: the photo under way is finished.
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            process_group=0,
-            pipesize=_PIPE_BYTES,
-        )
+        with explained_start("another process that decodes a photo (--isolate)"):
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                process_group=0,
+                pipesize=_PIPE_BYTES,
+                env=frugal_environment(),
+            )
         assert self._process.stdin
         assert isinstance(self._process.stdout, BufferedReader)
         self._to, self._from = self._process.stdin, self._process.stdout

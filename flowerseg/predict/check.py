@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from io import BufferedReader
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from flowerseg.errors import OutputError
 from flowerseg.files import open_regular, sha256_of_regular
+from flowerseg.limits import explained_start
 from flowerseg.predict.journal import PHOTO_COLUMNS, RUN_COLUMNS, is_whole_run
 from flowerseg.predict.journalfile import (
     DATABASE_ERRORS,
@@ -161,9 +162,10 @@ class _Check:
                         place = folder if row[3] == last.run and entry.sha256 else None
                         self._count(entry, place)
                         work.append((path_of(row[0]), entry, place))
-                for findings in pool.map(self._files_of, work):
-                    for finding in findings:
-                        self._tell(finding)
+                with explained_start("another thread"):
+                    compared = pool.map(self._files_of, work)
+                for finding in chain.from_iterable(compared):
+                    self._tell(finding)
 
     def _count(self, entry: Entry, place: Path | None) -> None:
         checked = self._checked

@@ -28,6 +28,7 @@ from flowerseg.arrays import Foreground, Images, SizeHW
 from flowerseg.backends.base import BackendInfo
 from flowerseg.errors import FlowersegError
 from flowerseg.isolate import opened_decoder
+from flowerseg.limits import explained_start
 from flowerseg.predict.photo import Job, Making, Outcome, Task, begin
 from flowerseg.predict.pipeline import Finished, ForBackend, ForDisk, Pipeline
 from flowerseg.preprocess import Preprocess
@@ -190,9 +191,10 @@ class _Helper:
     def run(self) -> None:
         """Do all photos; raises what the pipeline raises."""
         setup = self._setup
-        Thread(target=self._listen, daemon=True).start()
         reporter = Thread(target=self._report)
-        reporter.start()
+        with explained_start("another thread of a process that decodes photos"):
+            Thread(target=self._listen, daemon=True).start()
+            reporter.start()
         first, *others = self._asking
         segmenter = Segmenter(first, setup.preprocess, setup.threshold, others=others)
         pipeline: Pipeline[Outcome] = Pipeline(segmenter.streams, setup.batch, setup.workers)

@@ -22,6 +22,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from flowerseg.arrays import Foreground, Rgb
 from flowerseg.images import use_one_thread_per_call
+from flowerseg.limits import explained_start
 
 ResultT = TypeVar("ResultT")
 StreamT = TypeVar("StreamT")
@@ -109,7 +110,7 @@ class Streams(Generic[StreamT]):
 
     def submit(self, work: Callable[..., None], *arguments: object) -> None:
         """Do some work that takes a stream, in one of the threads."""
-        self._threads.submit(work, *arguments)
+        submit(self._threads, work, *arguments)
 
     @contextmanager
     def taken(self) -> Iterator[StreamT]:
@@ -124,6 +125,16 @@ class Streams(Generic[StreamT]):
     def shutdown(self) -> None:
         """Drop what has not begun, and wait for what has."""
         self._threads.shutdown(cancel_futures=True)
+
+
+def submit(pool: ThreadPoolExecutor, work: Callable[..., None], *arguments: object) -> None:
+    """Have a pool do some work; it starts its threads as it needs them.
+
+    Raises:
+        FlowersegError: the system does not start another thread.
+    """
+    with explained_start("another thread"):
+        pool.submit(work, *arguments)
 
 
 def most_alive(streams: int, batch: int, workers: int) -> int:
@@ -192,7 +203,7 @@ class Pipeline(Generic[ResultT]):
         ready: list[_Ready[ResultT]] = []
         while True:
             for step in islice(waiting, self.most_alive - alive):
-                self._computing.submit(self._work, step, 0.0)
+                submit(self._computing, self._work, step, 0.0)
                 alive += 1
             # With room left and everything else finished, these are the last ones.
             is_last = alive == len(ready) < self.most_alive
@@ -221,7 +232,7 @@ class Pipeline(Generic[ResultT]):
                 each_s = (time.perf_counter() - began) / len(ready)
             for item, foreground in zip(ready, foregrounds[: len(ready)], strict=True):
                 worked_s = item.worked_s + each_s
-                self._computing.submit(self._work, item.work.then, worked_s, foreground)
+                submit(self._computing, self._work, item.work.then, worked_s, foreground)
         except BaseException as error:  # it belongs to the thread that waits for the results
             self._done.put(error)
 
@@ -237,7 +248,7 @@ class Pipeline(Generic[ResultT]):
             outcome = step(*arguments)
             worked_s += time.perf_counter() - began
             if isinstance(outcome, ForDisk):
-                self._writing.submit(self._work, outcome.write, worked_s)
+                submit(self._writing, self._work, outcome.write, worked_s)
             elif isinstance(outcome, ForBackend):
                 self._done.put(_Ready(outcome, worked_s))
             else:

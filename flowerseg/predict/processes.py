@@ -21,6 +21,7 @@ from typing import Any
 
 from flowerseg.backends import Backend, run
 from flowerseg.errors import FlowersegError
+from flowerseg.limits import explained_start, frugal_environment
 from flowerseg.predict.engine import origin_of
 from flowerseg.predict.helper import (
     COMMAND,
@@ -120,20 +121,26 @@ class _Helper:
         shape = (setup.slots, setup.batch, setup.preprocess.size_hw)
         # Two photos a worker more than its pipeline holds, so that the next ones are there already.
         self.room = most_alive(setup.slots, setup.batch, setup.workers) + 2 * setup.workers
-        ours, theirs = socket.socketpair()
-        memory = os.memfd_create("flowerseg-batches")
+        with explained_start("another process that decodes photos"):
+            ours, theirs = socket.socketpair()
+            memory = os.memfd_create("flowerseg-batches")
         handles = (theirs.fileno(), memory)
         try:
             os.ftruncate(memory, slots_bytes(*shape))
             self.slots = Slots(memory, *shape)
             # In a group of its own Ctrl-C does not reach it: the photos under way are finished.
-            self._process = subprocess.Popen(
-                [*COMMAND, *map(str, handles)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=handles,
-                process_group=0,
-            )
+            with explained_start("another process that decodes photos"):
+                self._process = subprocess.Popen(
+                    [*COMMAND, *map(str, handles)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=handles,
+                    process_group=0,
+                    env=frugal_environment(),
+                )
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
             os.close(memory)
@@ -178,14 +185,16 @@ class _Around:
             for _ in range(count):
                 self._helpers.append(_Helper(setup))
                 self._helpers[-1].channel.send(setup)
+            for helper in self._helpers:
+                listening = Thread(target=self._listen, args=[helper])
+                with explained_start("another thread"):
+                    listening.start()
+                self._listening.append(listening)
         except BaseException:
             self.close()
             raise
         self._at_work = list(self._helpers)
         self._is_broken = False
-        for helper in self._helpers:
-            self._listening.append(Thread(target=self._listen, args=[helper]))
-            self._listening[-1].start()
 
     def close(self) -> None:
         """End the helpers that have not ended."""
@@ -252,11 +261,14 @@ class _Around:
                 return helper, message
 
     def _listen(self, helper: _Helper) -> None:
-        for message in helper.channel.messages():
-            if isinstance(message, Infer):
-                self._inferring.submit(self._infer, helper, message.slot)
-            else:
-                self._said.put((helper, message))
+        try:
+            for message in helper.channel.messages():
+                if isinstance(message, Infer):
+                    self._inferring.submit(self._infer, helper, message.slot)
+                else:
+                    self._said.put((helper, message))
+        except FlowersegError as error:  # it belongs to the thread that waits for the results
+            self._said.put(error)
         self._said.put((helper, Ended(helper.died())))  # ignored, where it has told of its end
 
     def _infer(self, helper: _Helper, slot: int) -> None:

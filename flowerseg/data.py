@@ -33,7 +33,8 @@ def open_photos(root: Path, split: str, rules: FolderRules = DEFAULT_RULES) -> P
 
     Args:
         root: Oxford layout (`jpg/`, `trimaps/`, `datasplits.mat`), or `photos/` and `masks/` with
-            equal paths in them, but for the suffix.
+            equal paths in them, but for the suffix: `masks/x.png` or `masks/x.jpg.png` belongs to
+            `photos/x.jpg`.
         split: in the Oxford layout `train`, `val`, `test`, `trn1` … `tst3`, or several of them
             joined by `+`; in a folder `train`, `val`, or a list `<split>.txt` in `root`.
         rules: what the colours of a folder's masks mean, and how it is split where no list says

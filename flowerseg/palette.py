@@ -58,7 +58,8 @@ class Palette:
     def __str__(self) -> str:
         known = [f"{role} {some_of(map(str, colours))}" for colours, _, role in self._roles()]
         rest = ["background any other"] if self.background == "any" else []
-        return "; ".join(known + rest)
+        tolerance = [f"within {self.tolerance} levels"] if self.tolerance else []
+        return "; ".join(known + rest + tolerance)
 
     def _roles(self) -> list[tuple[tuple[Colour, ...], int, str]]:
         background = () if self.background == "any" else self.background

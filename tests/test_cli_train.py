@@ -170,6 +170,26 @@ def test_folder_with_masks_of_its_own_colours(tmp_path: Path, checkpoint: Path) 
     assert rules.background_colours == "any"
 
 
+def test_masks_without_any_flower_end_the_command_in_words(tmp_path: Path) -> None:
+    for i in range(6):
+        write_png(tmp_path / f"data/masks/{i}.png", np.zeros((8, 8), np.uint8))
+        write_png(tmp_path / f"data/photos/{i}.png", np.full((8, 8, 3), i, np.uint8))
+    out = tmp_path / "run"
+    result = CliRunner().invoke(train, ["--data", str(tmp_path / "data"), "--out", str(out)])
+    assert result.exit_code == 1
+    assert "data/train: none of its 5 masks has a flower pixel (100.0 % background" in result.stderr
+    assert "data/val: none of its 1 masks has a flower pixel" in result.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "128", "1.5"])
+def test_tolerance_that_makes_no_sense_is_wrong_usage(
+    run: Train, out: Path, tolerance: str
+) -> None:
+    assert run("--mask-tolerance", tolerance).exit_code == 2
+    assert not out.exists()
+
+
 def test_second_run_into_the_same_folder_is_refused(run: Train, out: Path) -> None:
     assert run().exit_code == 0
     before = (out / "best.pt").read_bytes()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowerseg.arrays import BACKGROUND, FLOWER, VOID
@@ -201,6 +201,7 @@ def test_classes_close_to_that_of_the_flower_are_background() -> None:
     assert _labels(voc, (192, 0, 128), *others) == [FLOWER] + [BACKGROUND] * 4
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_labels_are_those_of_a_search_pixel_by_pixel(data: st.DataObject) -> None:
     channel = st.sampled_from([0, 5, 9, 100, 250, 255])

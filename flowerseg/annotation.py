@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from flowerseg.arrays import Labels, Rgb
 from flowerseg.errors import DataError
-from flowerseg.images import decode_mask, photo_bytes
+from flowerseg.images import decode_mask
 from flowerseg.palette import Palette, UnknownColours, labels_from_colours
+from flowerseg.photofile import photo_bytes
 
 
 class AmbiguousAnnotation(DataError):

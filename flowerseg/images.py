@@ -4,7 +4,6 @@ The reading rests on OpenCV 5, which refuses an image that is cut off, whatever 
 turns every format as its EXIF block says; OpenCV 4 fills what is missing with grey.
 """
 
-import stat
 from pathlib import Path
 
 import cv2
@@ -22,6 +21,7 @@ from flowerseg.imageheader import (
     tiff_samples,
     with_tiff_colours_kept,
 )
+from flowerseg.photofile import photo_bytes
 
 # What a file is decides its first bytes, not its name; the name only says which files to look at.
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
@@ -31,8 +31,6 @@ MAX_PIXELS = 1 << 28
 MOST_MAX_PIXELS = 1 << 30  # OpenCV 5.0 decodes no more
 
 _MOST_FLOATS = 1 << 24  # of a photo that is shrunk in floats: 64 MiB
-
-_MOST_BYTES = (1 << 31) - 1  # OpenCV 5.0 counts them in 32 bits
 
 # A decoder's complaint reaches the user as an ImageError that names the file, once.
 cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_SILENT)
@@ -51,24 +49,6 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Rgb:
         ImageError: the file cannot be read, is no image, is cut off, or larger than `max_pixels`.
     """
     return decode_rgb(photo_bytes(path), str(path), max_pixels)
-
-
-def photo_bytes(path: Path) -> bytes:
-    """The bytes of a photo's file, for `decode_rgb`.
-
-    Raises:
-        ImageError: it cannot be read, is no regular file, or is too large for an image.
-    """
-    try:
-        status = path.stat()
-        # A pipe would be waited for, and a device may have no end.
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{path}: cannot be read: a folder, pipe or device, not a file.")
-        if status.st_size > _MOST_BYTES:
-            raise ImageError(f"{path}: {status.st_size} bytes, and an image has 2 GiB at most.")
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
 def decode_rgb(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Rgb:

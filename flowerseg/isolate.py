@@ -45,7 +45,8 @@ def opened_decoder(
 
     Args:
         max_pixels: photos of more are refused; see `decode_rgb`.
-        isolate_s: seconds that a photo may take, each in a process of its own; None decodes here.
+        isolate_s: seconds that decoding a photo may take, in a process of its own; None decodes
+            here. For a limit on reading see `flowerseg.photofile.within`.
     """
     if isolate_s is None:
         yield partial(decode_rgb, max_pixels=max_pixels)
@@ -58,7 +59,7 @@ class IsolatedDecoder:
     """Decodes in as many processes as there are threads that call it at once.
 
     Args:
-        longest_s: that a photo may take. Starting a process does not count.
+        longest_s: that decoding a photo may take. Starting a process does not count.
         max_pixels: photos of more are refused; see `decode_rgb`.
         command: of a process that runs `serve`.
     """
@@ -190,6 +191,9 @@ def serve(decode: Callable[[bytes, str, int], Rgb]) -> None:
     Args:
         decode: from bytes, name and the most pixels allowed; raises ImageError.
     """
+    # A shell that ignores or blocks the timer's signal hands that on, and nothing would end then.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     questions, answers = _pipes()
     answers.write(_READY)
     answers.flush()

@@ -12,8 +12,9 @@ from flowerseg.annotation import read_annotation
 from flowerseg.arrays import Labels, Rgb, SizeHW, size_of
 from flowerseg.errors import DataError, some_of
 from flowerseg.files import sha256_of
-from flowerseg.images import exif_orientation_of, photo_bytes, read_rgb
+from flowerseg.images import exif_orientation_of, read_rgb
 from flowerseg.palette import Palette
+from flowerseg.photofile import photo_bytes
 
 
 @dataclass(frozen=True)

@@ -350,13 +350,15 @@ def test_file_that_is_no_photo_is_named(tmp_path: Path, content: bytes, message:
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"none\.jpg: cannot be read: No such file"):
         read_rgb(tmp_path / "none.jpg")
-    with pytest.raises(ImageError, match="cannot be read: a folder, pipe or device"):
+    with pytest.raises(ImageError, match="cannot be read: it is a folder"):
         read_rgb(tmp_path)
 
 
 def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
-    with pytest.raises(ImageError, match=r"pipe\.jpg: cannot be read: a folder, pipe or device"):
+    with pytest.raises(
+        ImageError, match=r"pipe\.jpg: cannot be read: it is a pipe, socket or device"
+    ):
         read_rgb(tmp_path / "pipe.jpg")
 
 

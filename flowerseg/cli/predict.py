@@ -156,7 +156,7 @@ def _parted(
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
     help="Decode in processes of their own: a photo that crashes the decoder, or takes longer than "
-    "SECONDS, fails alone.",
+    "SECONDS to be read or to be decoded, fails alone.",
 )
 @click.option(
     "--tuned",
@@ -332,8 +332,9 @@ def _segment_on_ray(
 
 def _listed(folder: str, out: Path, null: bool) -> "tuple[Listing, Read]":
     """The photos of a folder, of a URI or on a list, and what reads them."""
-    from flowerseg.images import PHOTO_SUFFIXES, photo_bytes
+    from flowerseg.images import PHOTO_SUFFIXES
     from flowerseg.listing import list_photos, photos_on_list
+    from flowerseg.photofile import photo_bytes
     from flowerseg.predict.remote import RemoteFolder, is_remote
 
     path = Path(folder)

@@ -13,9 +13,9 @@ from typing import Protocol
 from flowerseg.artifact import versions_here
 from flowerseg.errors import ImageError, OutputError, Stopped
 from flowerseg.files import explained, remove_temporaries, write_text
-from flowerseg.images import photo_bytes
 from flowerseg.isolate import opened_decoder
 from flowerseg.listing import Listing, list_photos
+from flowerseg.photofile import photo_bytes, within
 from flowerseg.predict.engine import Engine, Here
 from flowerseg.predict.journal import Journal
 from flowerseg.predict.lock import HeldFolder, locked
@@ -123,7 +123,8 @@ def segment_listing(
         apart = InProcesses(listing.folder, segmenter, settings, hands, read)
         return run_listing(listing, apart, out, settings, watcher, stop, files)
     with opened_decoder(settings.max_pixels, settings.isolate_s) as decode:
-        making = Making(listing.folder, segmenter, settings.save, decode, read)
+        timely = within(read, settings.isolate_s)
+        making = Making(listing.folder, segmenter, settings.save, decode, timely)
         engine = Here(making, settings, hands)
         return run_listing(listing, engine, out, settings, watcher, stop, files)
 

@@ -29,6 +29,7 @@ from flowerseg.backends.base import BackendInfo
 from flowerseg.errors import FlowersegError
 from flowerseg.isolate import opened_decoder
 from flowerseg.limits import explained_start
+from flowerseg.photofile import within
 from flowerseg.predict.photo import Job, Making, Outcome, Task, begin
 from flowerseg.predict.pipeline import Finished, ForBackend, ForDisk, Pipeline
 from flowerseg.preprocess import Preprocess
@@ -200,7 +201,8 @@ class _Helper:
         pipeline: Pipeline[Outcome] = Pipeline(segmenter.streams, setup.batch, setup.workers)
         try:
             with opened_decoder(setup.max_pixels, setup.isolate_s) as decode:
-                making = Making(setup.folder, segmenter, setup.job.save, decode, setup.read)
+                read = within(setup.read, setup.isolate_s)
+                making = Making(setup.folder, segmenter, setup.job.save, decode, read)
                 with closing(pipeline.run(self._steps(making))) as stream:
                     for finished in stream:
                         self._finished.put(finished)

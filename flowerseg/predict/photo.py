@@ -14,9 +14,10 @@ import numpy as np
 
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.errors import ImageError, NameTooLong
-from flowerseg.images import bounding_box, decode_rgb, encode_mask, encode_png, photo_bytes
+from flowerseg.images import bounding_box, decode_rgb, encode_mask, encode_png
 from flowerseg.isolate import Decode
 from flowerseg.masks import cutout, foreground_at, overlay
+from flowerseg.photofile import photo_bytes
 from flowerseg.predict.outputs import OutputFolders
 from flowerseg.predict.pipeline import ForBackend, ForDisk
 from flowerseg.predict.results import PhotoResult, utf8

@@ -26,9 +26,9 @@ from flowerseg.artifact import manifest_path, read_manifest
 from flowerseg.backends import SessionOptions, fastest_proved, for_folders
 from flowerseg.backends.base import Layout
 from flowerseg.errors import BackendUnavailable, FlowersegError
-from flowerseg.images import photo_bytes
 from flowerseg.isolate import IsolatedDecoder
 from flowerseg.listing import Listing
+from flowerseg.photofile import photo_bytes, within
 from flowerseg.predict.engine import Origin, origin_of
 from flowerseg.predict.folder import FolderReport, Watcher, photo_files_of, run_listing
 from flowerseg.predict.photo import Job, Made, Making, Outcome, Task, finish, known_bytes, make
@@ -252,7 +252,8 @@ class _Actor:
             )
         assert settings.isolate_s is not None
         decode = IsolatedDecoder(settings.isolate_s, settings.max_pixels)
-        self._making = Making(folder, self._segmenter, settings.save, decode, read)
+        timely = within(read, settings.isolate_s)
+        self._making = Making(folder, self._segmenter, settings.save, decode, timely)
         self._batch = batch_size(settings, self._segmenter.info.batch)
         self._workers = _hands(cpus).workers
 

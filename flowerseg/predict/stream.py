@@ -10,8 +10,8 @@ import numpy as np
 
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.errors import ImageError
-from flowerseg.images import photo_bytes
 from flowerseg.isolate import Decode, opened_decoder
+from flowerseg.photofile import Read, photo_bytes, within
 from flowerseg.predict.pipeline import ForBackend, Pipeline, Step
 from flowerseg.predict.settings import PredictSettings, batch_size, hands_of
 from flowerseg.preprocess import frame_from_photo
@@ -51,30 +51,31 @@ def stream(
     batch = batch_size(settings, segmenter.info.batch)
     workers = hands_of(settings, segmenter.info.device).workers
     pipeline: Pipeline[Segmented] = Pipeline(segmenter.streams, batch, workers)
+    read = within(photo_bytes, settings.isolate_s)
     with (
         opened_decoder(settings.max_pixels, settings.isolate_s) as decode,
-        closing(pipeline.run(_steps(photos, segmenter, decode))) as finished,
+        closing(pipeline.run(_steps(photos, segmenter, decode, read))) as finished,
     ):
         for item in finished:
             yield item.result
 
 
 def _steps(
-    photos: Iterable[str | Path | Rgb], segmenter: Segmenter, decode: Decode
+    photos: Iterable[str | Path | Rgb], segmenter: Segmenter, decode: Decode, read: Read
 ) -> Iterator[Step[Segmented]]:
     for index, photo in enumerate(photos):
-        yield partial(_begin, segmenter, decode, index, photo)
+        yield partial(_begin, segmenter, decode, read, index, photo)
 
 
 def _begin(
-    segmenter: Segmenter, decode: Decode, index: int, photo: str | Path | Rgb
+    segmenter: Segmenter, decode: Decode, read: Read, index: int, photo: str | Path | Rgb
 ) -> ForBackend[Segmented] | Segmented:
     if isinstance(photo, np.ndarray):
         path, rgb = None, photo
     else:
         path = Path(photo)
         try:
-            rgb = decode(photo_bytes(path), str(path))
+            rgb = decode(read(path), str(path))
         except ImageError as error:
             return Segmented(index, path, error=str(error))
     frame = frame_from_photo(rgb, segmenter.preprocess)

@@ -19,8 +19,8 @@ from click.testing import CliRunner
 
 from flowerseg.cli.predict import predict
 from flowerseg.errors import OutputError, Stopped
-from flowerseg.images import photo_bytes
 from flowerseg.listing import list_photos, shard
+from flowerseg.photofile import photo_bytes
 from flowerseg.predict import (
     PredictSettings,
     Save,

@@ -27,11 +27,12 @@ _REASONS = {
     errno.EACCES: "permission denied. Choose another folder, or allow writing into this one.",
     errno.EPERM: "permission denied. Choose another folder, or allow writing into this one.",
     errno.EISDIR: "a folder has that name. Choose another name, or move the folder away.",
-    errno.EEXIST: "{there} is a file, not a folder. Choose another folder.",
-    errno.ENOTDIR: "{there} is a file, not a folder. Choose another folder.",
+    errno.EEXIST: "{there} is {kind}. Choose another folder.",
+    errno.ENOTDIR: "{there} is {kind}. Choose another folder.",
     errno.EFBIG: "larger than a file may be here. Raise the limit (ulimit -f) or choose another "
     "disk.",
-    errno.ENOENT: "its folder was removed meanwhile. Run the same again, or choose another folder.",
+    errno.ENOENT: "its folder is missing, or was removed meanwhile. Run the same again, or choose "
+    "another folder.",
     errno.EMFILE: "too many files are open. Raise the limit (ulimit -n), or use fewer --workers.",
     errno.EIO: "the disk reports an error. Check it, or choose another disk.",
     errno.ESTALE: "the network disk has lost it. Check its server, or choose another disk.",
@@ -256,4 +257,6 @@ def _reason(path: Path, error: OSError) -> str:
         free_mib = shutil.disk_usage(there).free / 2**20
     except OSError:  # a link that leads nowhere has no disk
         free_mib = 0.0
-    return words.format(there=there, free=f"{free_mib:.0f} MiB free", error=error.strerror)
+    kind = "a link that leads to no folder" if there.is_symlink() else "a file, not a folder"
+    free = f"{free_mib:.0f} MiB free"
+    return words.format(there=there, kind=kind, free=free, error=error.strerror)

@@ -212,6 +212,31 @@ def test_a_file_where_a_folder_should_be_is_named(refused: Path, below: str) -> 
     _assert_untouched(refused)
 
 
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="out is a link that leads to no folder"):
+        write_text(tmp_path / "out/a.txt", "new")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_that_goes_away_meanwhile_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="its folder is missing, or was removed meanwhile"):
+        write_bytes(tmp_path / "out/a.txt", b"new", makes_folder=False)
+    assert _names(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.EINVAL, errno.EBUSY])
+def test_any_other_refusal_is_an_error_in_words(
+    refused: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(path: str, *_: object) -> int:
+        raise OSError(code, os.strerror(code), path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(OutputError, match=r"a\.txt: cannot be written: \w.*\. .*\w\."):
+        write_text(refused, "new")
+
+
 def test_a_name_that_is_too_long_is_told_from_a_disk_that_takes_nothing(tmp_path: Path) -> None:
     with pytest.raises(NameTooLong, match=r"a\.txt: the name is too long to write\."):
         write_text(tmp_path / f"{'a' * 300}.txt", "new")

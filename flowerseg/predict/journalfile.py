@@ -77,7 +77,7 @@ def opened_journal(path: Path) -> sqlite3.Connection:
         OutputError: it is no journal of ours, or of a later version, or a link; it is untouched.
         sqlite3.Error, UnicodeError: SQLite refuses it.
     """
-    _require_own(path)
+    _require_own(path, is_written=True)
     # Every statement is a transaction of its own. NORMAL: written, but flushed only now and then.
     db = _connected(path, "mode=rwc")
     try:
@@ -105,7 +105,7 @@ def readable_journal(path: Path) -> Iterator[sqlite3.Connection]:
             f"{path.parent}: no {path.name} in it, so flowerseg-predict has not written it. Check "
             "the path; of a run with --shard, give one part, such as 1-of-8."
         )
-    _require_own(path)
+    _require_own(path, is_written=False)
     with TemporaryDirectory() as scratch:
         place = path
         # A killed run leaves rows in a side file, which SQLite reads by writing: do that to a copy.
@@ -150,14 +150,14 @@ def _connected(path: Path, mode: str) -> sqlite3.Connection:
     return db
 
 
-def _require_own(path: Path) -> None:
+def _require_own(path: Path, *, is_written: bool) -> None:
     """Refuse a file that SQLite should not open; a missing or an empty one is for a new journal.
 
     Raises:
         OutputError: a link, another program's database, no database, or a later journal.
     """
     for file in (path, *(_side(path, end) for end in _SIDE_FILES)):
-        require_plain(file)
+        require_plain(file, is_written=is_written)
     if not _size(path) or _size(_side(path, "-journal")):
         return  # with a rollback journal, the file may be half written: SQLite restores it
     try:
@@ -173,8 +173,8 @@ def _require_own(path: Path) -> None:
         raise OutputError(f"{path}: not a journal of flowerseg. {_FOREIGN}")
 
 
-def require_plain(path: Path) -> None:
-    """Refuse what is no regular file of one name; nothing there is fine.
+def require_plain(path: Path, *, is_written: bool = True) -> None:
+    """Refuse what is no regular file, or is to be written under several names; missing is fine.
 
     Raises:
         OutputError: a link, a pipe, a folder, a device, or a file with several names.
@@ -185,17 +185,17 @@ def require_plain(path: Path) -> None:
         return
     except OSError as error:
         raise OutputError(f"{path}: cannot be opened: {error.strerror}.") from error
-    require_plain_status(path, status)
+    require_plain_status(path, status, is_written=is_written)
 
 
-def require_plain_status(path: Path, status: os.stat_result) -> None:
-    """Refuse the status of anything but a regular file of one name. See `require_plain`."""
+def require_plain_status(path: Path, status: os.stat_result, *, is_written: bool = True) -> None:
+    """Refuse the status of anything but such a file. See `require_plain`."""
     if not stat.S_ISREG(status.st_mode):
         raise OutputError(
             f"{path}: {_KINDS.get(stat.S_IFMT(status.st_mode), 'not a regular file')}, and the run "
             "keeps a file of its own there. Move it away, or choose another output folder."
         )
-    if status.st_nlink > 1:
+    if is_written and status.st_nlink > 1:
         raise OutputError(
             f"{path}: the file has {status.st_nlink} names (hard links), and the run would change "
             "it under all of them. Replace it by a copy, or choose another output folder."

@@ -91,7 +91,7 @@ def read_locked(out: Path) -> Iterator[None]:
         OutputError: a run is writing into it.
     """
     path = out / LOCK
-    require_plain(path)
+    require_plain(path, is_written=False)
     try:
         handle = os.open(path, os.O_RDONLY | _FLAGS)
     except FileNotFoundError:  # no run ever began there, or somebody removed it

@@ -335,6 +335,11 @@ def test_names_that_are_not_utf8_and_formulas_are_compared_as_they_are(
     assert check_folder(tmp_path / "out", pytest.fail).rows == 16 + len(names)
 
 
+def test_copy_of_hard_links_is_checked(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "copy", copy_function=os.link)
+    assert check_folder(tmp_path / "copy", pytest.fail).rows == 16
+
+
 def test_run_and_check_keep_out_of_each_others_way(photos: Path, out: Path, opened: Opened) -> None:
     with locked(out), pytest.raises(OutputError, match=rf"process {os.getpid()} on .* is writing"):
         check_folder(out, pytest.fail)

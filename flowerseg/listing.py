@@ -41,7 +41,7 @@ def list_photos(folder: Path, out: Path) -> Listing:
         found = [here / name for name in files if _is_photo(here / name)]
         skipped += len(folders) - len(entered) + len(files) - len(found)
         photos += [path.relative_to(folder) for path in found]
-        folders[:] = [name for name in entered if (here / name).resolve() != out.resolve()]
+        folders[:] = [name for name in entered if _real(here / name) != _real(out)]
     if not photos:
         raise DataError(
             f"{folder}: no photos in it; {skipped} other files and folders, {len(errors)} that "
@@ -124,13 +124,18 @@ def _refuse_no_folder(folder: Path) -> None:
 
 
 def _refuse_out_among_photos(folder: Path, out: Path) -> None:
-    here = folder.resolve()
-    is_inside = any(here.is_relative_to((out / name).resolve()) for name in OUTPUT_FOLDERS)
-    if is_inside or here == out.resolve():
+    here = _real(folder)
+    is_inside = any(here.is_relative_to(_real(out / name)) for name in OUTPUT_FOLDERS)
+    if is_inside or here == _real(out):
         raise DataError(
             f"{out}: the masks would be written among the photos of {folder}, and be taken for "
             "photos the next time. Choose another output folder."
         )
+
+
+def _real(path: Path) -> Path:
+    """A path without links. `Path.resolve` raises RuntimeError for a link to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _is_entered(folder: Path) -> bool:

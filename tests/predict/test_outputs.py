@@ -160,6 +160,15 @@ def test_output_folder_may_be_a_link_to_a_folder(
     assert segment_folder(photos, opened(), tmp_path / "out").run.effort.kept == 16
 
 
+@pytest.mark.parametrize("leads_to", ["out", "nowhere"])
+def test_output_folder_that_is_a_link_to_no_folder_is_an_error(
+    photos: Path, tmp_path: Path, opened: Opened, leads_to: str
+) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / leads_to)
+    with pytest.raises(OutputError, match="out is a link that leads to no folder"):
+        segment_folder(photos, opened(), tmp_path / "out")
+
+
 def test_link_that_names_another_folder_meanwhile_is_an_error(
     photos: Path, tmp_path: Path, opened: Opened
 ) -> None:

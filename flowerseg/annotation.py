@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from flowerseg.arrays import Labels, Rgb
 from flowerseg.errors import DataError
+from flowerseg.imageheader import exif_orientation
 from flowerseg.images import decode_mask
 from flowerseg.palette import Palette, UnknownColours, labels_from_colours
 from flowerseg.photofile import photo_bytes
@@ -23,6 +24,7 @@ class Annotation:
 
     labels: Labels  # BACKGROUND, FLOWER or VOID, (h, w)
     is_from_alpha: bool  # all of it has one colour, and its alpha channel has the shape
+    orientation: int  # the EXIF orientation by which it was turned, 1 to 8
 
 
 def read_annotation(path: Path, palette: Palette) -> Annotation:
@@ -37,22 +39,31 @@ def read_annotation(path: Path, palette: Palette) -> Annotation:
         AmbiguousAnnotation: colours and alpha channel both vary, and do not say the same.
     """
     data = photo_bytes(path)
-    samples = decode_mask(data, str(path))
-    colours, lossy_format = samples[..., :3], _lossy_format(data)
+    labels, is_from_alpha = _labels(
+        decode_mask(data, str(path)), palette, path, _lossy_format(data)
+    )
+    return Annotation(labels, is_from_alpha, exif_orientation(data))
+
+
+def _labels(
+    samples: NDArray[np.uint8], palette: Palette, path: Path, lossy_format: str
+) -> tuple[Labels, bool]:
+    """Labels, and whether they are those of the alpha channel."""
+    colours = samples[..., :3]
     if samples.shape[2] == 3 or samples[..., 3].min() == 255:
-        return Annotation(labels_from_colours(colours, palette, path, lossy_format), False)
+        return labels_from_colours(colours, palette, path, lossy_format), False
     alpha = samples[..., 3]
     alpha_levels = np.repeat(alpha[..., None], 3, axis=2)
     if _is_constant(colours):
         name = f"{path} (its alpha channel, since all of it has one colour)"
         try:
-            return Annotation(labels_from_colours(alpha_levels, palette, name, lossy_format), True)
+            return labels_from_colours(alpha_levels, palette, name, lossy_format), True
         except UnknownColours as error:
             error.are_opacities = True
             raise
     if not _is_constant(alpha):
         _require_agreement(colours, alpha_levels, palette, path)
-    return Annotation(labels_from_colours(colours, palette, path, lossy_format), False)
+    return labels_from_colours(colours, palette, path, lossy_format), False
 
 
 def _is_constant(samples: NDArray[np.uint8]) -> bool:

@@ -50,6 +50,7 @@ class SplitCheck:
     without_flower: Noted  # masks with background but no flower pixel
     only_void: Noted  # masks that say nothing about any pixel
     mostly_flower: Noted  # masks with more than 95 % flower in what is labelled
+    turned_apart: Noted  # masks with another EXIF orientation, which their size cannot confirm
     from_alpha: int  # masks of one colour, whose alpha channel was read instead
 
     def to_text(self) -> str:
@@ -66,6 +67,11 @@ class SplitCheck:
             (self.without_flower, "masks with no flower"),
             (self.only_void, "masks with nothing but void"),
             (self.mostly_flower, "masks with more than 95 % flower (or is it the background?)"),
+            (
+                self.turned_apart,
+                "masks with another EXIF orientation than their photo (do they fit when each is "
+                "turned by its own?)",
+            ),
         )
         lines += [f"  {noted.to_text(what)}" for noted, what in notes if noted.count]
         return "\n".join(lines)
@@ -129,6 +135,7 @@ class _Look:
     background: int
     void: int
     is_from_alpha: bool
+    may_be_turned_apart: bool
 
     @property
     def is_mostly_flower(self) -> bool:
@@ -162,6 +169,7 @@ def _look(item: LabelledPhoto) -> _Look | Fault:
         pixels[BACKGROUND],
         pixels[VOID],
         found.is_from_alpha,
+        found.may_be_turned_apart,
     )
 
 
@@ -222,6 +230,7 @@ def _split_check(name: str, looks: Sequence[_Look]) -> SplitCheck:
         without_flower=_noted(x.item for x in looks if not x.flower and x.background),
         only_void=_noted(x.item for x in looks if not x.flower and not x.background),
         mostly_flower=_noted(x.item for x in looks if x.is_mostly_flower),
+        turned_apart=_noted(x.item for x in looks if x.may_be_turned_apart),
         from_alpha=sum(x.is_from_alpha for x in looks),
     )
 

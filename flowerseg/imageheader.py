@@ -1,4 +1,4 @@
-"""What the first bytes of an image say of it: its size, before any pixel is decoded.
+"""What the bytes of an image say of it before any pixel is decoded: its size, how it is turned.
 
 Written out here because the readers at hand do more than read: Pillow gives a WebP to a decoder
 that sets memory aside for it, and has one limit and its warnings for the whole process.
@@ -78,15 +78,52 @@ def tiff_samples(content: bytes) -> int | None:
     return None
 
 
-def exif_orientation(exif: bytes) -> int:
-    """The orientation that an EXIF block says, 1 to 8; 1, which is upright, where it says none."""
-    if exif.startswith(_TIFF_STARTS):
-        with suppress(*_CUT_OFF):
+def is_tiff(content: bytes) -> bool:
+    """Whether these are the bytes of a TIFF."""
+    return content.startswith(_TIFF_STARTS)
+
+
+def exif_orientation(content: bytes) -> int:
+    """The EXIF orientation of an image, 1 to 8; 1, which is upright, where it says none.
+
+    Of several EXIF blocks the first counts, as for OpenCV. A TIFF is such a block itself.
+    """
+    with suppress(*_CUT_OFF):
+        exif = content if is_tiff(content) else _exif_block(content)
+        if is_tiff(exif):
             for tag, kind, at in _tiff_entries(exif):
                 if tag == _ORIENTATION and kind == 3:
                     value = int(struct.unpack_from(f"{_byte_order(exif)}H", exif, at)[0])
                     return value if 1 <= value <= 8 else 1
     return 1
+
+
+def _exif_block(content: bytes) -> bytes:
+    """What begins with the first EXIF block of a JPEG, PNG or WebP; empty if there is none."""
+    prefix = b"Exif\0\0"
+    if content.startswith(b"\xff\xd8"):
+        at = 2
+        while (marker := _MARKER.search(content, at)) and marker[1] != b"\xda":  # start of scan
+            at = marker.end()
+            if marker[1] == b"\xe1" and content.startswith(prefix, at + 2):
+                return content[at + 2 + len(prefix) :]
+            if marker[1][0] not in _WITHOUT_LENGTH:
+                at += struct.unpack_from(">H", content, at)[0]
+    elif content.startswith(b"\x89PNG"):
+        at = 8
+        while at < len(content):
+            length, kind = struct.unpack_from(">I4s", content, at)
+            if kind == b"eXIf":
+                return content[at + 8 :]
+            at += 12 + length
+    elif content.startswith(b"RIFF"):
+        at = 12
+        while at < len(content):
+            kind, length = struct.unpack_from("<4sI", content, at)
+            if kind == b"EXIF":
+                return content[at + 8 :].removeprefix(prefix)
+            at += 8 + length + length % 2
+    return b""
 
 
 def with_tiff_colours_kept(content: bytes) -> bytes:

@@ -17,6 +17,7 @@ from flowerseg.imageheader import (
     FORMATS,
     exif_orientation,
     has_more_pictures,
+    is_tiff,
     stored_size_hw,
     tiff_samples,
     with_tiff_colours_kept,
@@ -88,21 +89,12 @@ def decode_mask(data: bytes, name: str) -> Rgb:
         raise ImageError(f"{name}: has several pages or frames. Save only the annotation, as PNG.")
     if pixels.ndim == 2 and tiff_samples(data) == 2:
         raise ImageError(f"{name}: a grey TIFF with an alpha channel. Save it as PNG.")
-    turned = _turned(pixels, exif_orientation_of(data))
+    # The decoder of TIFF turns by itself, whatever it is asked for.
+    turned = pixels if is_tiff(data) else _turned(pixels, exif_orientation(data))
     if turned.ndim == 2:
         return _u8(cv2.cvtColor(turned, cv2.COLOR_GRAY2RGB))
     code = cv2.COLOR_BGRA2RGBA if turned.shape[2] == 4 else cv2.COLOR_BGR2RGB
     return _u8(cv2.cvtColor(turned, code))
-
-
-def exif_orientation_of(data: bytes) -> int:
-    """The EXIF orientation of an image, 1 to 8; 1 for TIFFs, which their decoder turns itself."""
-    if not any(mark in data for mark in (b"eXIf", b"Exif", b"EXIF")):
-        return 1
-    buffer = np.frombuffer(data, np.uint8)
-    _, kinds, blocks = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
-    exif = [bytes(block) for kind, block in zip(kinds, blocks, strict=True) if kind == 0]
-    return exif_orientation(exif[0]) if exif else 1
 
 
 def _turned(pixels: Rgb, orientation: int) -> Rgb:

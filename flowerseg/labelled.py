@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from flowerseg.annotation import read_annotation
-from flowerseg.arrays import Labels, Rgb, SizeHW, size_of
+from flowerseg.arrays import Labels, Rgb, size_of
 from flowerseg.errors import DataError, some_of
 from flowerseg.files import sha256_of
-from flowerseg.images import exif_orientation_of, read_rgb
+from flowerseg.imageheader import exif_orientation
+from flowerseg.images import decode_rgb, read_rgb
 from flowerseg.palette import Palette
 from flowerseg.photofile import photo_bytes
 
@@ -51,10 +52,18 @@ class LabelledPhoto:
             UnfitAnnotation: they differ in size.
             DataError: see `flowerseg.annotation.read_annotation`.
         """
-        rgb, annotation = self.read_rgb(), read_annotation(self.annotation, self.palette)
+        data = photo_bytes(self.photo)
+        rgb = decode_rgb(data, str(self.photo))
+        annotation = read_annotation(self.annotation, self.palette)
+        pixels = LabelledPixels(
+            rgb,
+            annotation.labels,
+            annotation.is_from_alpha,
+            (exif_orientation(data), annotation.orientation),
+        )
         if size_of(rgb) != size_of(annotation.labels):
-            raise UnfitAnnotation(self, size_of(rgb), size_of(annotation.labels))
-        return LabelledPixels(rgb, annotation.labels, annotation.is_from_alpha)
+            raise UnfitAnnotation(self, pixels)
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -64,24 +73,31 @@ class LabelledPixels:
     rgb: Rgb
     labels: Labels
     is_from_alpha: bool  # the labels are the annotation's alpha channel
+    orientations: tuple[int, int]  # EXIF orientations by which photo and annotation were turned
+
+    @property
+    def may_be_turned_apart(self) -> bool:
+        """Whether photo and annotation have two orientations, and would fit in others too."""
+        photo, annotation = self.orientations
+        height, width = size_of(self.rgb)
+        # From 5 on, an orientation exchanges the sides: that only one of the two does is proof.
+        return photo != annotation and (height == width or (photo > 4) == (annotation > 4))
 
 
 class UnfitAnnotation(DataError):
     """An annotation that has another size than its photo."""
 
-    def __init__(self, item: LabelledPhoto, photo_hw: SizeHW, annotation_hw: SizeHW) -> None:
-        sizes = [f"{width} x {height}" for height, width in (photo_hw, annotation_hw)]
+    def __init__(self, item: LabelledPhoto, pixels: LabelledPixels) -> None:
+        sizes = [f"{w} x {h}" for h, w in (size_of(pixels.rgb), size_of(pixels.labels))]
         super().__init__(
             f"{item.photo} is {sizes[0]}, but {item.annotation} is {sizes[1]} pixels. "
-            f"{_orientation_text(item)}Annotations must be made on the photo itself, upright."
+            f"{_orientation_text(*pixels.orientations)}"
+            "Annotations must be made on the photo itself, upright."
         )
 
 
-def _orientation_text(item: LabelledPhoto) -> str:
+def _orientation_text(photo: int, annotation: int) -> str:
     """A sentence about the EXIF orientations, where one of the two files has one."""
-    photo, annotation = (
-        exif_orientation_of(photo_bytes(path)) for path in (item.photo, item.annotation)
-    )
     if photo == annotation == 1:
         return ""
     photo_text = f"EXIF orientation {photo}" if photo != 1 else "no EXIF orientation"

@@ -95,6 +95,7 @@ def test_check_is_plain_json(sound: LabelledPhoto) -> None:
         "without_flower": {"count": 0, "names": []},
         "only_void": {"count": 0, "names": []},
         "mostly_flower": {"count": 0, "names": []},
+        "turned_apart": {"count": 0, "names": []},
         "from_alpha": 0,
     }
 
@@ -174,6 +175,44 @@ def test_unknown_levels_of_an_alpha_channel_are_named_so(
     write_png(item.annotation, np.array([[[9, 9, 9, 250], [9, 9, 9, 0]]], np.uint8))
     with pytest.raises(DataError, match=r"Levels of the alpha channel.*\(250, 250, 250\) 1 pixels"):
         _check([item], [sound])
+
+
+@pytest.mark.parametrize(
+    ("stored_hw", "photo_turned", "mask_turned", "is_noted"),
+    [
+        ((4, 4), 6, None, True),  # a square fits however it is turned
+        ((4, 4), None, 3, True),
+        ((4, 4), 6, 6, False),
+        ((4, 6), 3, None, True),  # upside down it fits too
+        ((4, 6), 6, 8, True),
+        ((4, 6), 6, None, False),  # that the turned photo fits shows that the mask is upright
+        ((4, 6), None, None, False),
+    ],
+)
+def test_masks_that_may_lie_otherwise_than_their_photo_are_noted(
+    tmp_path: Path,
+    sound: LabelledPhoto,
+    stored_hw: tuple[int, int],
+    photo_turned: int | None,
+    mask_turned: int | None,
+    is_noted: bool,
+) -> None:
+    item = _item(tmp_path, "a", [[F, B]])
+    mask = np.zeros(stored_hw, np.uint8)
+    mask[0] = 255
+    if photo_turned == 6 and mask_turned is None:
+        mask = mask.T
+    for path, pixels, turned in (
+        (item.photo, np.zeros(stored_hw, np.uint8), photo_turned),
+        (item.annotation, np.ascontiguousarray(mask), mask_turned),
+    ):
+        exif = Image.Exif()
+        if turned:
+            exif[0x0112] = turned
+        Image.fromarray(pixels).save(path, exif=exif)
+    check = _check([item], [sound])
+    assert check.train.turned_apart.names == (("a",) if is_noted else ())
+    assert ("1 masks with another EXIF orientation than their photo" in check.to_text()) == is_noted
 
 
 def test_photo_of_both_splits_in_two_files_is_noted(tmp_path: Path) -> None:

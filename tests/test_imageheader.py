@@ -1,4 +1,4 @@
-"""Sizes from headers, against Pillow, which reads them independently, and against OpenCV."""
+"""Sizes and orientations from headers, against Pillow and OpenCV, which read them otherwise."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ from PIL import Image
 from flowerseg import images
 from flowerseg.arrays import SizeHW
 from flowerseg.errors import ImageError
-from flowerseg.imageheader import stored_size_hw
+from flowerseg.imageheader import exif_orientation, stored_size_hw
 from flowerseg.images import decode_rgb
 
 KINDS: list[tuple[str, str, Mapping[str, object]]] = [
@@ -135,3 +135,38 @@ def test_what_decodes_has_the_size_that_the_header_told(
         except ImageError:
             continue
         assert sorted(pixels.shape[:2]) == sorted(stored_size_hw(bytes(changed)) or ())
+
+
+def _with_orientation(kind: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.new("RGB", (5, 3)).save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_the_one_that_was_written(kind: str, orientation: int) -> None:
+    assert exif_orientation(_with_orientation(kind, orientation)) == orientation
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_image_without_a_valid_orientation_is_upright(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (5, 3)).save(file, kind)
+    assert exif_orientation(file.getvalue()) == 1
+    assert exif_orientation(_with_orientation(kind, 9)) == 1
+    whole = _with_orientation(kind, 6)
+    assert {exif_orientation(whole[:length]) for length in range(len(whole))} <= {1, 6}
+
+
+def test_first_exif_block_counts_wherever_it_is() -> None:
+    jpeg = _with_orientation("JPEG", 6)
+    at = jpeg.index(b"\xff\xe1")
+    exif = jpeg[at : at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")]
+    plain = jpeg.replace(exif, b"")
+    other = b"\xff\xe2\xea\x62" + bytes(60000)  # a segment that says its length: 60002
+    second = exif.replace(b"\0\x06\0", b"\0\x01\0")
+    assert exif_orientation(plain[:2] + other + exif + second + plain[2:]) == 6
+    assert exif_orientation(plain[:2] + second + exif + plain[2:]) == 1

@@ -5,7 +5,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from flowerseg.errors import OutputError
@@ -28,12 +28,22 @@ class HeldFolder:
     def __init__(self, name: Path) -> None:
         self.path = name.resolve()  # of the folder itself, whatever the link names later
         self._identities: dict[Path, tuple[int, int]] = {}
+        self._handles: list[int] = []
         self.watch(name)
 
     def watch(self, path: Path) -> None:
         """Remember what a path names now, which must stay so."""
         with explained(path):
+            # While it is open, no other file gets its number. Closing such a handle leaves the
+            # locks of SQLite alone, which closing any other one would drop.
+            if hasattr(os, "O_PATH"):
+                self._handles.append(os.open(path, os.O_PATH | os.O_CLOEXEC))
             self._identities[path] = _identity(path)
+
+    def close(self) -> None:
+        """Let go of what is watched."""
+        while self._handles:
+            os.close(self._handles.pop())
 
     def require_unchanged(self) -> None:
         """Find out whether all that is watched is there still.
@@ -76,9 +86,9 @@ def locked(out: Path) -> Iterator[HeldFolder]:
         with explained(path):
             os.truncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        held = HeldFolder(out)
-        held.watch(path)
-        yield held
+        with closing(HeldFolder(out)) as held:
+            held.watch(path)
+            yield held
     finally:
         os.close(handle)
 

@@ -35,7 +35,7 @@ class Meddler:
 
 
 def _remove(out: Path) -> None:
-    shutil.rmtree(out)
+    shutil.rmtree(out, ignore_errors=True)  # a writer may be at work in it
 
 
 def _rename(out: Path) -> None:
@@ -61,7 +61,16 @@ def _remove_journal(out: Path) -> None:
 
 
 def _remove_masks(out: Path) -> None:
-    shutil.rmtree(out / "masks")
+    shutil.rmtree(out / "masks", ignore_errors=True)
+
+
+def _copy_masks_back(out: Path) -> None:
+    """The new folder would get the number of the old one, if nobody held that."""
+    kept = shutil.copytree(
+        out / "masks", out.with_name("kept"), ignore=shutil.ignore_patterns(".tmp-*")
+    )
+    shutil.rmtree(out / "masks", ignore_errors=True)
+    shutil.copytree(kept, out / "masks", dirs_exist_ok=True)
 
 
 def _link_masks(out: Path) -> None:
@@ -70,7 +79,7 @@ def _link_masks(out: Path) -> None:
 
 
 def _remove_subfolder(out: Path) -> None:
-    shutil.rmtree(out / "masks/sub")
+    shutil.rmtree(out / "masks/sub", ignore_errors=True)
 
 
 def _link_subfolder(out: Path) -> None:
@@ -90,6 +99,7 @@ MEDDLING = [
     _remove_lock,
     _remove_journal,
     _remove_masks,
+    _copy_masks_back,
     _link_masks,
     _remove_subfolder,
     _link_subfolder,

@@ -49,7 +49,9 @@ def _replace_by_nothing(out: Path) -> None:
 
 def _replace_by_a_copy(out: Path) -> None:
     _rename(out)
-    shutil.copytree(out.with_name("renamed"), out, ignore=shutil.ignore_patterns(".tmp-*"))
+    temporary = shutil.ignore_patterns(".tmp-*")
+    # A writer may make a folder of the copy before it is copied.
+    shutil.copytree(out.with_name("renamed"), out, ignore=temporary, dirs_exist_ok=True)
 
 
 def _remove_lock(out: Path) -> None:

@@ -1,233 +1,221 @@
-"""What the bytes of an image say of it before any pixel is decoded: its size, how it is turned.
+"""What an image says about itself before any pixel is decoded: format, size, orientation, end.
 
-Written out here because the readers at hand do more than read: Pillow gives a WebP to a decoder
-that sets memory aside for it, and has one limit and its warnings for the whole process.
+Written here because other readers do more than read: Pillow passes a WebP to a decoder that
+allocates its memory, and has one limit and its warnings for the whole process.
 """
 
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
+from flowerseg import tiffdirectory
 from flowerseg.arrays import SizeHW
+from flowerseg.orientation import UPRIGHT, orientation_of
+from flowerseg.tiffdirectory import TiffDirectory
 
+Format: TypeAlias = Literal["JPEG", "PNG", "WebP", "TIFF", "BMP"]
 FORMATS = "JPEG, PNG, WebP, TIFF and BMP"
 
-# A number that lies behind the end of the bytes, or where no bytes could be.
-_CUT_OFF = (struct.error, OverflowError)
+# A number behind the end of the bytes, or an offset where no bytes could be.
+_CUT_OFF = (struct.error, OverflowError, ValueError)
 
 # A marker may stand behind any number of fill bytes; 0xFF00 is a sample, not a marker.
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_START_OF_SCAN, _APP1 = 0xDA, 0xE1
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
+_END_OF_IMAGE = b"\xff\xd9"
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
-_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_EXTRA_SAMPLES = 256, 257, 338
-_ORIENTATION, _TIFF_SAMPLES = 274, 277
-_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
-_MOST_TIFF_ENTRIES = 4096  # libtiff 4.7 takes more for a sign that this is no directory
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+
+_MOST_PROFILE_BYTES = 1 << 20  # a compressed text of a PNG that unpacks to more is no EXIF block
 
 
-def stored_size_hw(content: bytes) -> SizeHW | None:
-    """Height and width of the stored image, before its EXIF orientation may exchange them.
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the image says about itself."""
 
-    None where these are not the bytes of one of `FORMATS`, or are cut off before the size; of a
-    PNG that is cut off anywhere.
-    """
-    for starts, read in _READERS.items():
-        if content.startswith(starts):
-            try:
-                size_hw = read(content)
-            except _CUT_OFF:
-                return None
-            return size_hw if size_hw and min(size_hw) > 0 else None
+    format: Format
+    size_hw: SizeHW  # as stored, before the orientation may exchange the sides
+    orientation: int = UPRIGHT  # 1 to 8; see `flowerseg.orientation`
+    has_end: bool = True  # the mark that ends the image is there, where its format has one
+    has_more_pictures: bool = False  # an animation, or several pages
+
+
+def read_header(data: bytes) -> ImageHeader | None:
+    """The header of an image; None if this is not one of `FORMATS`, or is cut off in its header."""
+    kind = format_of(data)
+    if kind is None:
+        return None
+    with suppress(*_CUT_OFF):
+        header = _READERS[kind](data)
+        return header if header and min(header.size_hw) > 0 else None
     return None
 
 
-def has_more_pictures(content: bytes) -> bool:
-    """Whether a PNG or WebP is animated, or a TIFF has several pages."""
-    with suppress(*_CUT_OFF):
-        if content.startswith(b"\x89PNG"):
-            control = content.find(b"acTL", 0, max(content.find(b"IDAT"), 0))
-            return control > 0 and int(struct.unpack_from(">I", content, control + 4)[0]) > 1
-        if content.startswith(b"RIFF"):
-            return content[12:16] == b"VP8X" and bool(content[20] & 2)
-        if content.startswith(_TIFF_STARTS):
-            return _second_tiff_directory(content) != 0
-    return False
+def exif_orientation(data: bytes) -> int:
+    """The orientation by which an image is turned, 1 to 8; 1 where it says none."""
+    header = read_header(data)
+    return header.orientation if header else UPRIGHT
 
 
-def _second_tiff_directory(content: bytes) -> int:
-    """Where the second directory of a TIFF begins, 0 if it has only one."""
-    order = _byte_order(content)
-    is_big = struct.unpack_from(f"{order}H", content, 2)[0] == 43
-    starts, start, length, entry_bytes = (8, "Q", "Q", 20) if is_big else (4, "I", "H", 12)
-    at = struct.unpack_from(order + start, content, starts)[0]
-    entries = struct.unpack_from(order + length, content, at)[0]
-    at += struct.calcsize(order + length) + entries * entry_bytes
-    return int(struct.unpack_from(order + start, content, at)[0])
+def format_of(data: bytes) -> Format | None:
+    """The format of `FORMATS` that the first bytes announce, whatever follows them."""
+    if data.startswith(b"RIFF"):
+        return "WebP" if data[8:12] == b"WEBP" else None
+    return next((kind for start, kind in _STARTS if data.startswith(start)), None)
 
 
-def tiff_samples(content: bytes) -> int | None:
-    """How many samples a pixel of a TIFF has, opacity included; None where it says nothing."""
-    if content.startswith(_TIFF_STARTS):
-        with suppress(*_CUT_OFF):
-            for tag, kind, at in _tiff_entries(content):
-                if tag == _TIFF_SAMPLES and kind == 3:
-                    return int(struct.unpack_from(f"{_byte_order(content)}H", content, at)[0])
-    return None
+def _jpeg(data: bytes) -> ImageHeader | None:
+    at, size_hw, exif, xmp = 2, None, b"", b""
+    while marker := _MARKER.search(data, at):
+        code, at = marker[1][0], marker.end()
+        if code == _START_OF_SCAN:
+            break
+        if code in _START_OF_FRAME and size_hw is None:
+            size_hw = struct.unpack_from(">HH", data, at + 3)
+        if code in _WITHOUT_LENGTH:
+            continue
+        length = struct.unpack_from(">H", data, at)[0]
+        if code == _APP1:
+            block = data[at + 2 : at + length]
+            if block.startswith(_EXIF):
+                exif = exif or block
+            elif block.startswith(_XMP):
+                xmp = xmp or block
+        at += length
+    if size_hw is None:
+        return None
+    # Thumbnails end before the scan begins; behind the image another one may follow.
+    return ImageHeader("JPEG", size_hw, orientation_of(exif, xmp), data.rfind(_END_OF_IMAGE) > at)
 
 
-def is_tiff(content: bytes) -> bool:
-    """Whether these are the bytes of a TIFF."""
-    return content.startswith(_TIFF_STARTS)
+def _png(data: bytes) -> ImageHeader | None:
+    if data[12:16] != b"IHDR":  # Apple's own form for iPhones begins with another chunk
+        return None
+    width, height = struct.unpack_from(">II", data, 16)
+    exif, profile, xmp, has_end, frames = b"", b"", b"", False, 1
+    for kind, at, length in _png_chunks(data):
+        if kind == b"IEND":
+            has_end = True
+        elif kind == b"eXIf":
+            exif = exif or data[at : at + length]
+        elif kind == b"acTL":
+            frames = struct.unpack_from(">I", data, at)[0]
+        elif kind in (b"tEXt", b"zTXt", b"iTXt"):
+            key, text = _png_text(kind, data[at : at + length])
+            if key in (b"Raw profile type exif", b"Raw profile type APP1"):
+                profile = profile or _raw_profile(text)
+            elif key == b"XML:com.adobe.xmp":
+                xmp = xmp or text
+    orientation = orientation_of(exif or profile, xmp)
+    return ImageHeader("PNG", (height, width), orientation, has_end, frames > 1)
 
 
-def exif_orientation(content: bytes) -> int:
-    """The EXIF orientation of an image, 1 to 8; 1, which is upright, where it says none.
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, offset and length of the chunks that are whole.
 
-    Of several EXIF blocks the first counts, as for OpenCV. A TIFF is such a block itself.
+    OpenCV 5.0 clears as much memory as a chunk says it is long before it looks for it: a file of
+    90 bytes took 4 GiB. So a PNG whose chunks are not all there is never decoded.
     """
-    with suppress(*_CUT_OFF):
-        exif = content if is_tiff(content) else _exif_block(content)
-        if is_tiff(exif):
-            for tag, kind, at in _tiff_entries(exif):
-                if tag == _ORIENTATION and kind == 3:
-                    value = int(struct.unpack_from(f"{_byte_order(exif)}H", exif, at)[0])
-                    return value if 1 <= value <= 8 else 1
-    return 1
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if at + 12 + length > len(data):  # with the checksum
+            return
+        yield kind, at + 8, length
+        if kind == b"IEND":
+            return
+        at += 12 + length
 
 
-def _exif_block(content: bytes) -> bytes:
-    """What begins with the first EXIF block of a JPEG, PNG or WebP; empty if there is none."""
-    prefix = b"Exif\0\0"
-    if content.startswith(b"\xff\xd8"):
-        at = 2
-        while (marker := _MARKER.search(content, at)) and marker[1] != b"\xda":  # start of scan
-            at = marker.end()
-            if marker[1] == b"\xe1" and content.startswith(prefix, at + 2):
-                return content[at + 2 + len(prefix) :]
-            if marker[1][0] not in _WITHOUT_LENGTH:
-                at += struct.unpack_from(">H", content, at)[0]
-    elif content.startswith(b"\x89PNG"):
-        at = 8
-        while at < len(content):
-            length, kind = struct.unpack_from(">I4s", content, at)
-            if kind == b"eXIf":
-                return content[at + 8 :]
-            at += 12 + length
-    elif content.startswith(b"RIFF"):
-        at = 12
-        while at < len(content):
-            kind, length = struct.unpack_from("<4sI", content, at)
-            if kind == b"EXIF":
-                return content[at + 8 :].removeprefix(prefix)
-            at += 8 + length + length % 2
+def _png_text(kind: bytes, chunk: bytes) -> tuple[bytes, bytes]:
+    """Key and text of a chunk of text (PNG specification, 11.3.4)."""
+    key, _, rest = chunk.partition(b"\0")
+    is_packed = kind == b"zTXt"
+    if kind == b"zTXt":
+        rest = rest[1:]
+    elif kind == b"iTXt":
+        is_packed = rest[:1] == b"\1"
+        rest = rest[2:].split(b"\0", 2)[-1]
+    if is_packed:
+        with suppress(zlib.error):
+            return key, zlib.decompressobj().decompress(rest, _MOST_PROFILE_BYTES)
+        return key, b""
+    return key, rest
+
+
+def _raw_profile(text: bytes) -> bytes:
+    """The EXIF block that ImageMagick writes as text: a name, a length, then hex digits."""
+    digits = b"".join(text.split(b"\n")[3:])
+    with suppress(ValueError):
+        return bytes.fromhex(digits.decode("ascii"))
     return b""
 
 
-def with_tiff_colours_kept(content: bytes) -> bytes:
-    """A TIFF such that it decodes to the colours it stores; any other image as it is.
-
-    libtiff, as OpenCV 5.0 calls it, multiplies colours by their opacity unless the file says that
-    they are so already: a transparent TIFF comes out black where the same PNG keeps its colours.
-    """
-    if not content.startswith(_TIFF_STARTS):
-        return content
-    is_not_so, is_so = (struct.pack(f"{_byte_order(content)}H", value) for value in (2, 1))
-    try:
-        for tag, _, at in _tiff_entries(content):
-            if tag == _TIFF_EXTRA_SAMPLES and content[at : at + 2] == is_not_so:
-                return content[:at] + is_so + content[at + 2 :]
-    except _CUT_OFF:  # as the decoder will say
-        pass
-    return content
-
-
-def _jpeg(content: bytes) -> SizeHW | None:
-    at = 2
-    while marker := _MARKER.search(content, at):
-        code, at = marker[1][0], marker.end()
-        if code in _START_OF_FRAME:
-            height, width = struct.unpack_from(">HH", content, at + 3)
-            return height, width
-        if code not in _WITHOUT_LENGTH:
-            at += struct.unpack_from(">H", content, at)[0]
-    return None
-
-
-def _png(content: bytes) -> SizeHW | None:
-    width, height = struct.unpack_from(">II", content, 16)
-    return (height, width) if _has_all_chunks(content) else None
-
-
-def _has_all_chunks(png: bytes) -> bool:
-    # OpenCV 5.0 clears as much memory as a chunk says it is long before it looks for it: a file of
-    # 90 bytes took 4 GiB.
-    at = 8
-    while at < len(png):
-        length, kind = int.from_bytes(png[at : at + 4], "big"), png[at + 4 : at + 8]
-        at += 12 + length  # with the checksum
-        if kind == b"IEND":
-            return at <= len(png)
-    return False
-
-
-def _webp(content: bytes) -> SizeHW | None:
-    kind = content[8:16]
+def _webp(data: bytes) -> ImageHeader | None:
+    kind = data[8:16]
     if kind == b"WEBPVP8X":
-        width_below, width_above, height_below, height_above = struct.unpack_from(
-            "<HBHB", content, 24
+        width_below, width_above, height_below, height_above = struct.unpack_from("<HBHB", data, 24)
+        height, width = (height_above << 16 | height_below), (width_above << 16 | width_below)
+        exif, xmp = (_webp_chunk(data, name) for name in (b"EXIF", b"XMP "))
+        return ImageHeader(
+            "WebP",
+            (height + 1, width + 1),
+            orientation_of(exif, xmp),
+            has_more_pictures=bool(data[20] & 2),
         )
-        return (height_above << 16 | height_below) + 1, (width_above << 16 | width_below) + 1
     if kind == b"WEBPVP8L":
-        bits = struct.unpack_from("<I", content, 21)[0]
-        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return ImageHeader("WebP", ((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1))
     if kind == b"WEBPVP8 ":
-        width, height = struct.unpack_from("<HH", content, 26)
-        return height & 0x3FFF, width & 0x3FFF  # the upper two bits only ask for enlargement
+        width, height = struct.unpack_from("<HH", data, 26)
+        return ImageHeader("WebP", (height & 0x3FFF, width & 0x3FFF))  # the rest asks for scaling
     return None
 
 
-def _bmp(content: bytes) -> SizeHW:
-    is_short = struct.unpack_from("<I", content, 14)[0] == 12  # the header that OS/2 wrote
-    width, height = struct.unpack_from("<HH" if is_short else "<ii", content, 18)
-    return abs(height), width  # a height below 0 puts the first row on top
+def _webp_chunk(data: bytes, name: bytes) -> bytes:
+    """The content of the first chunk of that name, empty if there is none."""
+    at = 12
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 4] == name:
+            return data[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2
+    return b""
 
 
-def _tiff(content: bytes) -> SizeHW | None:
-    order = _byte_order(content)
-    sides: dict[int, int] = {}
-    for tag, kind, at in _tiff_entries(content):
-        if tag in (_TIFF_WIDTH, _TIFF_HEIGHT) and kind in _TIFF_INTEGERS:
-            value = struct.unpack_from(order + _TIFF_INTEGERS[kind], content, at)[0]
-            sides.setdefault(tag, value)  # libtiff too takes the first of several
-    return (sides[_TIFF_HEIGHT], sides[_TIFF_WIDTH]) if len(sides) == 2 else None
+def _bmp(data: bytes) -> ImageHeader:
+    is_short = struct.unpack_from("<I", data, 14)[0] == 12  # the header that OS/2 wrote
+    width, height = struct.unpack_from("<HH" if is_short else "<ii", data, 18)
+    return ImageHeader("BMP", (abs(height), width))  # a height below 0 puts the first row on top
 
 
-def _tiff_entries(content: bytes) -> Iterator[tuple[int, int, int]]:
-    """Tag, type and place of the value of those entries of the first directory that have one."""
-    order = _byte_order(content)
-    is_big = struct.unpack_from(f"{order}H", content, 2)[0] == 43
-    starts, start, length, entry = (8, "Q", "Q", "HHQ8x") if is_big else (4, "I", "H", "HHI4x")
-    at = struct.unpack_from(order + start, content, starts)[0]
-    entries = struct.unpack_from(order + length, content, at)[0]
-    at += struct.calcsize(order + length)
-    for _ in range(min(entries, _MOST_TIFF_ENTRIES)):
-        tag, kind, values = struct.unpack_from(order + entry, content, at)
-        at += struct.calcsize(order + entry)
-        if values == 1:
-            yield tag, kind, at - (8 if is_big else 4)
+def _tiff(data: bytes) -> ImageHeader:
+    directory = TiffDirectory(data)
+    return ImageHeader(
+        "TIFF",
+        (directory.integer(_TIFF_HEIGHT), directory.integer(_TIFF_WIDTH)),
+        orientation_of(data, directory.raw_bytes(700)),
+        has_more_pictures=directory.next_offset != 0,
+    )
 
 
-def _byte_order(content: bytes) -> str:
-    return "<" if content.startswith(b"II") else ">"
-
-
-_READERS: dict[bytes, Callable[[bytes], SizeHW | None]] = {
-    b"\xff\xd8": _jpeg,
-    b"\x89PNG\r\n\x1a\n": _png,
-    b"RIFF": _webp,
-    b"BM": _bmp,
-    **dict.fromkeys(_TIFF_STARTS, _tiff),
+_READERS: dict[Format, Callable[[bytes], ImageHeader | None]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "WebP": _webp,
+    "TIFF": _tiff,
+    "BMP": _bmp,
 }
+_STARTS: tuple[tuple[bytes, Format], ...] = (
+    (b"\xff\xd8", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"BM", "BMP"),
+    *((start, "TIFF") for start in tiffdirectory.STARTS),
+)

@@ -1,7 +1,8 @@
 """Photos and masks in and out of files, and resized: the only module that knows OpenCV.
 
-The reading rests on OpenCV 5, which refuses an image that is cut off, whatever its format, and
-turns every format as its EXIF block says; OpenCV 4 fills what is missing with grey.
+OpenCV 5 decodes JPEG, PNG, WebP and BMP, and refuses those that are cut off; OpenCV 4 fills what is
+missing with grey. TIFF is decoded in `flowerseg.tiff`. Every format is turned here, by the
+orientation that its header says.
 """
 
 from pathlib import Path
@@ -12,19 +13,13 @@ from cv2.utils import logging as cv2_logging
 
 from flowerseg.arrays import Labels, Mask, Rgb, SizeHW
 from flowerseg.errors import ImageError
+from flowerseg.filekind import foreign_kind
 from flowerseg.files import write_bytes
-from flowerseg.imageheader import (
-    FORMATS,
-    exif_orientation,
-    has_more_pictures,
-    is_tiff,
-    stored_size_hw,
-    tiff_samples,
-    with_tiff_colours_kept,
-)
+from flowerseg.imageheader import FORMATS, ImageHeader, format_of, read_header
 from flowerseg.photofile import photo_bytes
+from flowerseg.tiff import decode_tiff
 
-# What a file is decides its first bytes, not its name; the name only says which files to look at.
+# The format is detected from the first bytes; the suffix only says which files are listed.
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
 # More than a telephone's 200 megapixels (16,320 x 12,240), and 0.8 GB decoded.
@@ -43,8 +38,8 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Rgb:
     Grey photos get three equal channels, CMYK ones are converted without a profile, 16-bit samples
     are scaled to 8, transparency is dropped, of several pages or frames the first is taken.
 
-    A photo whose bytes were changed is refused only where its format can tell: PNG has checksums,
-    the others none that is looked at.
+    Damage is found where the format can show it: PNG has checksums, and so has deflate in a TIFF;
+    LZW and PackBits have to unpack to their size. A changed bit in a JPEG or BMP is not found.
 
     Raises:
         ImageError: the file cannot be read, is no image, is cut off, or larger than `max_pixels`.
@@ -54,7 +49,12 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Rgb:
 
 def decode_rgb(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Rgb:
     """Decode the bytes of a photo; `name` stands in error messages. See `read_rgb`."""
-    return _decode(data, cv2.IMREAD_COLOR_RGB, name, max_pixels)
+    header = _checked_header(data, name, max_pixels)
+    if header.format == "TIFF":
+        pixels = _u8(decode_tiff(data, name)[..., :3])
+    else:
+        pixels = _decode(data, header, cv2.IMREAD_COLOR_RGB, name)
+    return _turned(pixels, header.orientation)
 
 
 def decode_rgb_reduced(data: bytes, name: str) -> Rgb:
@@ -63,9 +63,16 @@ def decode_rgb_reduced(data: bytes, name: str) -> Rgb:
     For JPEG the decoder's own scaled transform gives that in half the time. The pixels are not
     those of a full decode that is resized after: see `flowerseg.proof.routes`.
     """
-    # The reduced modes know no RGB, so the channels are turned round after.
-    reduced = _decode(data, cv2.IMREAD_REDUCED_COLOR_2, name)
-    return _u8(np.ascontiguousarray(reduced[..., ::-1]))
+    header = _checked_header(data, name, MAX_PIXELS)
+    if header.format == "TIFF":
+        height, width = header.size_hw
+        half_wh = (max(1, width // 2), max(1, height // 2))
+        full = decode_tiff(data, name)[..., :3]
+        half = cv2.resize(full, half_wh, interpolation=cv2.INTER_LINEAR_EXACT)
+        return _turned(_u8(half), header.orientation)
+    # The reduced modes know no RGB, so the channels are exchanged afterwards.
+    reduced = _decode(data, header, cv2.IMREAD_REDUCED_COLOR_2, name)
+    return _turned(reduced[..., ::-1], header.orientation)
 
 
 def read_mask_colours(path: Path) -> Rgb:
@@ -76,33 +83,40 @@ def read_mask_colours(path: Path) -> Rgb:
 def decode_mask(data: bytes, name: str) -> Rgb:
     """Decode an annotation (h, w, 3), or (h, w, 4) with opacity last, with its exact samples.
 
-    A palette is resolved, nothing is interpolated. The image is turned as its own EXIF orientation
-    says, as any viewer shows it.
+    A palette is resolved, and no sample is interpolated. The image is turned by its own EXIF
+    orientation, as any viewer shows it.
 
     Raises:
         ImageError: the bytes are no image, have several pages or frames, of which none is the whole
-            annotation, an alpha channel that cannot be read, or more than 8 bits a channel, of
-            which scaling would leave 0 of every class number.
+            annotation, or more than 8 bits a channel, of which scaling would leave 0 of every class
+            number.
     """
-    pixels = _decode(data, cv2.IMREAD_UNCHANGED, name)
-    if has_more_pictures(data):
+    header = _checked_header(data, name, MAX_PIXELS)
+    if header.has_more_pictures:
         raise ImageError(f"{name}: has several pages or frames. Save only the annotation, as PNG.")
-    if pixels.ndim == 2 and tiff_samples(data) == 2:
-        raise ImageError(f"{name}: a grey TIFF with an alpha channel. Save it as PNG.")
-    # The decoder of TIFF turns by itself, whatever it is asked for.
-    turned = pixels if is_tiff(data) else _turned(pixels, exif_orientation(data))
-    if turned.ndim == 2:
-        return _u8(cv2.cvtColor(turned, cv2.COLOR_GRAY2RGB))
-    code = cv2.COLOR_BGRA2RGBA if turned.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return _u8(cv2.cvtColor(turned, code))
+    if header.format == "TIFF":
+        pixels = decode_tiff(data, name, is_annotation=True)
+    else:
+        pixels = _rgb_from_bgr(_decode(data, header, cv2.IMREAD_UNCHANGED, name))
+    return _turned(pixels, header.orientation)
+
+
+def _rgb_from_bgr(pixels: Rgb) -> Rgb:
+    """RGB or RGBA from what OpenCV decodes unchanged: grey, BGR or BGRA."""
+    if pixels.ndim == 2:
+        return _u8(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB))
+    code = cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return _u8(cv2.cvtColor(pixels, code))
 
 
 def _turned(pixels: Rgb, orientation: int) -> Rgb:
     """The picture as people see it, from one stored with an EXIF orientation of 1 to 8."""
-    if orientation in (2, 4, 5, 7):
-        pixels = pixels[:, ::-1]  # mirrored
-    quarter_turns = {3: 2, 4: 2, 5: 1, 8: 1, 6: 3, 7: 3}.get(orientation, 0)
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
+    turned: object = np.ascontiguousarray(pixels)
+    if orientation in (5, 6, 7, 8):
+        turned = cv2.transpose(pixels)
+    # Beyond the exchange of sides: mirrored (1), upside down (0), or both (-1).
+    mirror = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
+    return _u8(turned if mirror is None else cv2.flip(_u8(turned), mirror))
 
 
 def write_mask(path: Path, mask: Mask) -> None:
@@ -202,39 +216,57 @@ def opencv_version() -> str:
     return str(cv2.__version__)
 
 
-def _decode(data: bytes, flags: int, name: str, max_pixels: int = MAX_PIXELS) -> Rgb:
-    kind = _described(data, name, max_pixels)
+def _decode(data: bytes, header: ImageHeader, flags: int, name: str) -> Rgb:
+    """Pixels as stored, not turned, of a format that OpenCV decodes."""
+    words = _words(data, header)
     try:
-        pixels = cv2.imdecode(np.frombuffer(with_tiff_colours_kept(data), np.uint8), flags)
+        buffer = np.frombuffer(data, np.uint8)
+        pixels = cv2.imdecode(buffer, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
-        raise ImageError(f"{name}: {kind} cannot be decoded: {error.err or error}.") from error
+        raise ImageError(f"{name}: {words} cannot be decoded: {error.err or error}.") from error
     if pixels is None:
-        raise ImageError(
-            f"{name}: {kind} is cut off, damaged, or of a kind that OpenCV does not decode. "
-            "Copy it again, or save it anew."
-        )
+        raise ImageError(f"{name}: {words} is cut off or damaged. Copy it again, or save it anew.")
     if pixels.dtype != np.uint8:
         raise ImageError(f"{name}: {pixels.dtype} samples in an annotation. Save it with 8 bits.")
     return _u8(pixels)
 
 
-def _described(data: bytes, name: str, max_pixels: int) -> str:
-    """The image in words, once its header has shown that it may be decoded."""
+def _checked_header(data: bytes, name: str, max_pixels: int) -> ImageHeader:
+    """The header of an image that may be decoded."""
     if not data:
         raise ImageError(f"{name}: is empty (0 bytes). Remove it or copy it again.")
-    size_hw = stored_size_hw(data)
-    if size_hw is None:
-        raise ImageError(
-            f"{name}: is not an image that can be decoded, or is cut off ({len(data)} bytes). "
-            f"{FORMATS} can. Remove it or copy it again."
-        )
-    height, width = size_hw
+    header = read_header(data)
+    if header is None:
+        raise ImageError(f"{name}: {_unknown(data)}")
+    height, width = header.size_hw
     if height * width > max_pixels:
         raise ImageError(
             f"{name}: {width} x {height} pixels in {len(data)} bytes: more than {max_pixels} are "
             "taken for a decompression bomb. If it is a photo, reduce it or raise --max-pixels."
         )
-    return f"an image of {width} x {height} pixels in {len(data)} bytes"
+    if not header.has_end:
+        raise ImageError(
+            f"{name}: {_words(data, header)} is cut off: its end is missing. Copy it again."
+        )
+    return header
+
+
+def _unknown(data: bytes) -> str:
+    """What is wrong with bytes that have no header of an image, and what to do about it."""
+    if kind := foreign_kind(data):
+        what, remedy = kind
+        return f"is {what}. Photos are read as {FORMATS}. {remedy}"
+    if known := format_of(data):
+        return f"a {known} file that is cut off or damaged ({len(data)} bytes). Copy it again."
+    return (
+        f"is not an image that can be decoded ({len(data)} bytes). Photos are read as {FORMATS}. "
+        "Remove it, or convert it."
+    )
+
+
+def _words(data: bytes, header: ImageHeader) -> str:
+    height, width = header.size_hw
+    return f"a {header.format} image of {width} x {height} pixels in {len(data)} bytes"
 
 
 def _encode(suffix: str, pixels: Rgb | Labels, parameters: list[int]) -> bytes:

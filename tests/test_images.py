@@ -209,8 +209,23 @@ def test_image_that_is_cut_off_is_refused_or_lacks_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "TIFF", "BMP"])
 def test_image_without_its_last_byte_is_refused(kind: str) -> None:
-    with pytest.raises(ImageError, match=r"a: (is not )?an image .* cut off"):
+    with pytest.raises(ImageError, match=r"a: a .* cut off"):
         decode_rgb(IMAGES[kind][:-1], "a")
+
+
+@pytest.mark.parametrize("behind", [b"", bytes(500), b"\xff" * 40])
+@pytest.mark.parametrize(("kind", "end"), [("JPEG", 2), ("JPEG, progressive", 2), ("PNG", 12)])
+def test_image_without_the_mark_of_its_end_is_cut_off_whatever_fills_its_place(
+    kind: str, end: int, behind: bytes
+) -> None:
+    with pytest.raises(ImageError, match="is cut off: its end is missing"):
+        decode_rgb(IMAGES[kind][:-end] + behind, "a")
+
+
+def test_stray_bytes_before_the_end_of_a_jpeg_do_no_harm() -> None:
+    jpeg = IMAGES["JPEG"]
+    found = decode_rgb(jpeg[:-2] + bytes(range(1, 17)) + jpeg[-2:], "a")
+    np.testing.assert_array_equal(found, decode_rgb(jpeg, "a"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG, progressive", "PNG", "PNG, interlaced"])
@@ -286,17 +301,6 @@ def test_content_decides_and_not_the_name(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(read_rgb(tmp_path / "a.jpg"), decode_rgb(IMAGES[kind], "a"))
 
 
-def test_format_whose_size_is_not_read_first_is_refused() -> None:
-    with pytest.raises(ImageError, match=r"not an image that can be .*JPEG, PNG, WebP, TIFF"):
-        decode_rgb(_saved(_smooth((8, 8)), "GIF"), "a.jpg")
-
-
-def test_compression_that_opencv_does_not_know_is_refused() -> None:
-    content = _saved(_smooth((8, 9)), "TIFF", compression="zstd")
-    with pytest.raises(ImageError, match=r"a\.tif: an image of 9 x 8 .* does not decode"):
-        decode_rgb(content, "a.tif")
-
-
 def test_photo_of_more_pixels_than_allowed_is_refused(tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", _noise((8, 12)))
     assert read_rgb(tmp_path / "a.png", max_pixels=96).shape == (8, 12, 3)
@@ -332,11 +336,12 @@ def test_bomb_is_refused_before_it_is_decoded(kind: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"Dear diary, no photo today.\n", "is not an image"),
+        (b"Dear diary, no photo today.\n", "is a text"),
+        (b"\x05\x06\x07 strange", "is not an image that can be decoded"),
         (b"", r"is empty \(0 bytes\)"),
-        (b"\xff\xd8", "is not an image"),
-        (b"\x89PNG\r\n\x1a\n", "is not an image"),
-        (b"\xff\xd8\xff\xd9", "is not an image"),
+        (b"\xff\xd8", "a JPEG file that is cut off"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG file that is cut off"),
+        (b"\xff\xd8\xff\xd9", "a JPEG file that is cut off"),
     ],
 )
 def test_file_that_is_no_photo_is_named(tmp_path: Path, content: bytes, message: str) -> None:

@@ -185,12 +185,11 @@ def test_alpha_of_a_bmp_counts_where_its_header_names_it(tmp_path: Path) -> None
         assert _labels(tmp_path / "mask.bmp") == labels
 
 
-def test_alpha_of_a_grey_tiff_which_is_not_read_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[(255, a) for a in ALPHA]], np.uint8), "LA").save(
-        tmp_path / "mask.tif"
-    )
-    with pytest.raises(ImageError, match=r"mask\.tif: a grey TIFF with an alpha channel"):
-        _labels(tmp_path / "mask.tif")
+def test_alpha_of_a_grey_tiff_is_read_as_that_of_a_png(tmp_path: Path) -> None:
+    mask = Image.fromarray(np.array([[(255, a) for a in ALPHA]], np.uint8), "LA")
+    for name in ("mask.tif", "mask.png"):
+        mask.save(tmp_path / name)
+    assert _labels(tmp_path / "mask.tif") == _labels(tmp_path / "mask.png")
 
 
 def test_numbers_that_a_png_says_of_its_colours_change_none(tmp_path: Path) -> None:

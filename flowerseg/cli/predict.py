@@ -23,6 +23,7 @@ from flowerseg.cli.options import (
     stderr_console,
     unproven_option,
 )
+from flowerseg.cli.streams import library_messages_dropped
 from flowerseg.cli.terminal import echo
 from flowerseg.printable import printable
 
@@ -317,7 +318,7 @@ def _segment_here(
 
     with opening.segmenter() as segmenter:
         _announce(settings, segmenter, len(listing.photos))
-        with _watched(len(listing.photos)) as (shown, stop):
+        with library_messages_dropped(), _watched(len(listing.photos)) as (shown, stop):
             return segment_listing(listing, segmenter, out, settings, shown, stop, read)
 
 

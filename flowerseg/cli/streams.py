@@ -26,7 +26,8 @@ def checked_streams() -> Iterator[None]:
     """
     _open_closed_handles()
     sys.stdout = _text_stream(_Result(1, is_closed=sys.stdout is None), sys.stdout)
-    sys.stderr = _text_stream(_Notes(2, "wb", closefd=False), sys.stderr)
+    # A handle of its own, which still prints while `library_messages_dropped` takes number 2 away.
+    sys.stderr = _text_stream(_Notes(os.dup(2), "wb", closefd=False), sys.stderr)
     try:
         try:
             yield
@@ -35,6 +36,24 @@ def checked_streams() -> Iterator[None]:
     except OutputError as error:  # of --help and --version; a command's own errors end in it
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+@contextmanager
+def library_messages_dropped() -> Iterator[None]:
+    """Drop what libraries print on standard error by its number; what Python prints still appears.
+
+    The decoders of JPEG and TIFF print a line about a damaged photo, without its name. For the time
+    in which a command decodes, inside `checked_streams`: it concerns the whole process.
+    """
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class _Result(io.FileIO):

@@ -34,9 +34,9 @@ def _masks(photos: Path, out: Path, isolate_s: float | None) -> dict[str, bytes]
     return {path.name: path.read_bytes() for path in (out / "masks").iterdir()}
 
 
-def test_hostile_files_are_300_and_the_same_for_the_same_seed() -> None:
+def test_hostile_files_are_308_and_the_same_for_the_same_seed() -> None:
     files = list(hostile_files(_photo(0), seed=3))
-    assert len(dict(files)) == len(files) == 301
+    assert len(dict(files)) == len(files) == 308
     assert files == list(hostile_files(_photo(0), seed=3))
     assert files != list(hostile_files(_photo(0), seed=4))
 

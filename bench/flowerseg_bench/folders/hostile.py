@@ -30,7 +30,11 @@ GOOD = 300
 ENDED_WELL = (0, 1)  # 1: some photos failed, as they have to
 
 # The first bytes of what is not read here, and of programs, pages and archives.
-_OTHERS = (b"GIF89a", b"%PDF-1.7", b"PK\3\4", b"\x7fELF", b"<html>", b"\0\0\0\x1cftypavif")
+_OTHERS = (
+    *(b"GIF89a", b"%PDF-1.7", b"PK\3\4", b"\x7fELF", b"<html>", b"\0\0\0\x1cftypavif"),
+    *(b"\0\0\0\x1cftypheic", b"\0\0\0\x18ftypmp42", b"version https://git-lfs", b'{"error":'),
+    *(b"8BPS\0\1", b"II*\0\x10\0\0\0CR\2\0", b"\x89PNG\r\n\x1a\n\0\0\0\4CgBI"),
+)
 _ODD_NAMES = (
     b"two words.jpg",
     b"-rf.jpg",
@@ -60,7 +64,7 @@ class Trial:
 
 
 def hostile_files(rgb: Rgb, seed: int) -> Iterator[tuple[bytes, bytes]]:
-    """301 names and contents, made from a photo (h, w, 3); the same ones for the same seed."""
+    """308 names and contents, made from a photo (h, w, 3); the same ones for the same seed."""
     images = {suffix: encode_image(rgb, suffix) for suffix in FORMATS}
     rng = np.random.default_rng(seed)
     for suffix, image in images.items():

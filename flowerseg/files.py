@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -88,6 +88,27 @@ def require_writable(folder: Path) -> None:
     with explained(folder), _temporary(folder) as temporary:
         _append(temporary, b"some")
         _flush(temporary)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it that are missing, however deep: without recursion.
+
+    Raises:
+        OSError: the system refuses, or a file has the name of one of them.
+    """
+    missing = []
+    for place in (folder, *folder.parents):
+        try:
+            place.mkdir()
+            break
+        except FileNotFoundError:
+            missing.append(place)
+        except FileExistsError:
+            if not place.is_dir():
+                raise
+            break
+    for place in reversed(missing):
+        place.mkdir(exist_ok=True)
 
 
 def write_bytes(path: Path, content: bytes, *, makes_folder: bool = True) -> None:
@@ -191,14 +212,21 @@ def _remove_temporaries(entries: Iterable[os.DirEntry[str]]) -> None:
 
 
 def _folders(top: Path) -> Iterator[Path]:
-    """A folder and all below it; none where it is missing, or a link that leads elsewhere."""
-    walk = () if top.is_symlink() else os.walk(top)
-    return (Path(place) for place, _, _ in walk)
+    """A folder and all below it; none where it is missing, or a link that leads elsewhere.
+
+    Not os.walk: before Python 3.12 it recurses, and folders may be deeper than that allows.
+    """
+    waiting = [] if top.is_symlink() or not top.is_dir() else [top]
+    while waiting:
+        place = waiting.pop()
+        yield place
+        with suppress(OSError), os.scandir(place) as entries:
+            waiting += [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 @contextmanager
 def _temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=suffix, dir=folder)
     os.close(handle)
     try:
@@ -219,7 +247,7 @@ def _created(folder: Path, makes_folder: bool) -> tuple[int, Path]:
         except FileNotFoundError:
             if not makes_folder:
                 raise
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folders(folder)
 
 
 def _write_all(file: BinaryIO, content: bytes) -> None:

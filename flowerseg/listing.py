@@ -1,4 +1,7 @@
-"""Which photos there are, in a folder or on a list: sorted, nothing dropped in silence."""
+"""Which photos there are in a folder: sorted, nothing dropped in silence.
+
+Those that a list names are in `flowerseg.photolist`.
+"""
 
 import hashlib
 import os
@@ -6,7 +9,7 @@ import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flowerseg.errors import DataError, some_of
+from flowerseg.errors import DataError
 from flowerseg.images import PHOTO_SUFFIXES
 
 OUTPUT_FOLDERS = ("masks", "overlays", "cutouts", "probabilities")
@@ -25,66 +28,26 @@ class Listing:
 def list_photos(folder: Path, out: Path) -> Listing:
     """Find the photos in a folder and below it, by suffix; `out` itself is never searched.
 
-    Links to folders are not followed, so that a loop of them ends.
+    Links to folders are not followed, so that a loop of them ends. Folders may lie in each other to
+    any depth; one whose path is longer than the system takes counts as one that cannot be opened.
 
     Raises:
-        DataError: no such folder, no photo in it, or `out` would write among the photos.
+        DataError: no such folder, no photo in it, it changes too much while it is searched, or
+            `out` would write among the photos.
     """
     _refuse_no_folder(folder)
     _refuse_out_among_photos(folder, out)
-    photos: list[Path] = []
-    errors: list[OSError] = []
-    skipped = 0
-    for parent, folders, files in os.walk(folder, onerror=errors.append):
-        here = Path(parent)
-        entered = [name for name in folders if _is_entered(here / name)]
-        found = [here / name for name in files if _is_photo(here / name)]
-        skipped += len(folders) - len(entered) + len(files) - len(found)
-        photos += [path.relative_to(folder) for path in found]
-        folders[:] = [name for name in entered if _real(here / name) != _real(out)]
-    if not photos:
+    search = _Search(folder, out)
+    search.run()
+    if not search.photos:
         raise DataError(
-            f"{folder}: no photos in it; {skipped} other files and folders, {len(errors)} that "
-            f"cannot be opened. Photos end in {', '.join(sorted(PHOTO_SUFFIXES))}."
+            f"{folder}: no photos in it; {search.skipped} other files and folders, "
+            f"{len(search.unreadable)} that cannot be opened. Photos end in "
+            f"{', '.join(sorted(PHOTO_SUFFIXES))}."
         )
-    unreadable = tuple(_unreadable(folder, error) for error in errors)
-    return Listing(folder, tuple(sorted(photos, key=Path.as_posix)), unreadable, skipped)
-
-
-def photos_on_list(content: bytes, name: str, separator: bytes = b"\n") -> Listing:
-    """The photos that a list names, one path a line.
-
-    The paths are from the working folder, or all from the root; masks/ repeats them as they are.
-    Whatever is named is taken for a photo, and told of where it is none; a line that is empty is no
-    name, and the carriage return that ends lines elsewhere is no part of one.
-
-    Args:
-        content: of the list.
-        name: of the list, for errors.
-        separator: what ends each path; NUL for names with line breaks.
-
-    Raises:
-        DataError: it names no photo, has paths of both kinds, or some that lead out of their
-            folder by `..`, for which masks/ has no place.
-    """
-    ends = b"\r" if separator == b"\n" else b""
-    lines = [line.removesuffix(ends) for line in content.split(separator)]
-    named = [Path(os.fsdecode(line)) for line in lines if line]
-    if not named:
-        raise DataError(f"{name}: a list without a path. Give it one path a line.")
-    if outside := [str(path) for path in named if ".." in path.parts]:
-        raise DataError(
-            f"{name}: {len(outside)} paths with ..: {some_of(outside)}. Give them from the root."
-        )
-    from_root = [path for path in named if path.is_absolute()]
-    if from_root and len(from_root) < len(named):
-        raise DataError(
-            f"{name}: {len(from_root)} paths from the root, such as {from_root[0]}, and "
-            f"{len(named) - len(from_root)} that are not. Give all from the root, or none."
-        )
-    folder = Path(from_root[0].anchor) if from_root else Path()
-    photos = sorted({path.relative_to(folder) for path in named}, key=Path.as_posix)
-    return Listing(folder, tuple(photos), skipped=len(named) - len(photos))
+    search.photos.sort()
+    photos = tuple(map(Path, search.photos))
+    return Listing(folder, photos, tuple(search.unreadable), search.skipped)
 
 
 def shard(listing: Listing, part: int, parts: int) -> Listing:
@@ -124,9 +87,9 @@ def _refuse_no_folder(folder: Path) -> None:
 
 
 def _refuse_out_among_photos(folder: Path, out: Path) -> None:
-    here = _real(folder)
-    is_inside = any(here.is_relative_to(_real(out / name)) for name in OUTPUT_FOLDERS)
-    if is_inside or here == _real(out):
+    photos = _real(folder)
+    is_inside = any(photos.is_relative_to(_real(out / name)) for name in OUTPUT_FOLDERS)
+    if is_inside or photos == _real(out):
         raise DataError(
             f"{out}: the masks would be written among the photos of {folder}, and be taken for "
             "photos the next time. Choose another output folder."
@@ -134,24 +97,79 @@ def _refuse_out_among_photos(folder: Path, out: Path) -> None:
 
 
 def _real(path: Path) -> Path:
-    """A path without links. `Path.resolve` raises RuntimeError for a link to itself."""
+    """A path without links; of one whose links lead in a circle, as it is."""
     return Path(os.path.realpath(path))
 
 
-def _is_entered(folder: Path) -> bool:
-    return not folder.name.startswith(".") and not folder.is_symlink()
+class _Search:
+    """A search for photos, folder by folder, without recursion: folders may be deep."""
+
+    def __init__(self, folder: Path, out: Path) -> None:
+        self._folder = folder
+        self._out = _status(out)
+        self._out_name = _real(out).name
+        self._waiting = [""]
+        self.photos: list[str] = []  # under the folder
+        self.unreadable: list[tuple[Path, str]] = []
+        self.skipped = 0
+
+    def run(self) -> None:
+        """Search the folder to its bottom.
+
+        Raises:
+            DataError: the folder itself cannot be searched.
+        """
+        while self._waiting:
+            below = self._waiting.pop()
+            try:
+                with os.scandir(self._folder / below) as entries:
+                    for entry in entries:
+                        self._take(entry, f"{below}/{entry.name}" if below else entry.name)
+            except OSError as error:  # also of a folder that goes while it is read
+                self._note(below, error)
+
+    def _take(self, entry: os.DirEntry[str], path: str) -> None:
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name.startswith("."):
+                self.skipped += 1
+            elif not self._is_out(entry):
+                self._waiting.append(path)
+        elif _is_photo(entry):
+            self.photos.append(path)
+        else:
+            self.skipped += 1
+
+    def _is_out(self, entry: os.DirEntry[str]) -> bool:
+        if self._out is None or entry.name != self._out_name:
+            return False
+        status = _status(entry)
+        return status is not None and os.path.samestat(status, self._out)
+
+    def _note(self, below: str, error: OSError) -> None:
+        path = self._folder / below
+        if not below:
+            raise DataError(
+                f"{path}: the folder of photos cannot be searched: {error.strerror}. Check the "
+                "disk and the permissions, and run again."
+            ) from error
+        message = f"{path}: the folder cannot be opened: {error.strerror}. Its photos are missing."
+        self.unreadable.append((Path(below), message))
 
 
-def _is_photo(path: Path) -> bool:
-    if path.name.startswith(".") or path.suffix.lower() not in PHOTO_SUFFIXES:
+def _is_photo(entry: os.DirEntry[str]) -> bool:
+    name = entry.name
+    if name.startswith(".") or os.path.splitext(name)[1].lower() not in PHOTO_SUFFIXES:  # noqa: PTH122  # no path
         return False
+    if entry.is_file(follow_symlinks=False):
+        return True
+    status = _status(entry)
+    # Of a dead link, say, reading will tell why. What is a pipe, say, is no photo.
+    return status is None or stat.S_ISREG(status.st_mode)
+
+
+def _status(path: os.PathLike[str]) -> os.stat_result | None:
+    """Of the file that a path leads to; None where there is none, or none that can be looked at."""
     try:
-        return stat.S_ISREG(path.stat().st_mode)  # reading a pipe would never end
+        return os.stat(path)  # noqa: PTH116  # of an entry too
     except OSError:
-        return True  # a dead link, say: reading it will tell why
-
-
-def _unreadable(folder: Path, error: OSError) -> tuple[Path, str]:
-    path = Path(os.fsdecode(error.filename))
-    message = f"{path}: the folder cannot be opened: {error.strerror}. Its photos are missing."
-    return path.relative_to(folder), message
+        return None

@@ -490,3 +490,62 @@ def test_a_setting_that_was_measured_with_another_model_is_refused(
     assert result.exit_code == 1
     assert "the setting was measured for green.onnx (abababababab…)" in result.stderr
     assert not (photos.parent / "out").exists()
+
+
+def test_input_that_is_neither_folder_nor_list_is_one_sentence(
+    photos: Path, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42".ljust(600, b"\0"))
+    (tmp_path / "photo").write_bytes((photos / "sub/2.png").read_bytes())
+    (tmp_path / "loop").symlink_to("loop")
+    expected = {
+        tmp_path
+        / "clip.mp4": "an MP4 or QuickTime video, not a list of photos. Extract its frames first",
+        tmp_path / "photo": "a PNG photo, not a list of photos. Give the folder",
+        photos / "sub/2.png": "a file, not a folder. Give the folder that the photo is in",
+        Path("/dev/zero"): "a socket or device, not a folder",
+        tmp_path / "loop": "cannot be opened: Too many levels of symbolic links",
+        tmp_path / ("x" * 300): "cannot be opened: File name too long",
+    }
+    for source, message in expected.items():
+        result = _predict(source, model)
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"Error: {source}: ")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_folder_that_is_an_empty_word_is_not_the_working_folder(model: Path) -> None:
+    result = CliRunner().invoke(predict, ["", "--model", str(model), "--out", "out"])
+    assert result.exit_code == 2
+    assert "FOLDER is empty" in result.stderr
+
+
+def test_pipe_may_be_a_list(photos: Path, model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["find", photos, "-name", "2.png", "-fprint", tmp_path / "pipe"]):
+        result = _predict(tmp_path / "pipe", model)
+    assert result.exit_code == 0, result.output
+    assert "1 of 1 photos" in result.stdout
+
+
+def test_standard_input_that_is_closed_is_one_sentence(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flowerseg", "predict", "-", "--out", str(tmp_path / "out")]
+    shown = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, text=True
+    )
+    assert (shown.returncode, shown.stderr) == (
+        1,
+        "Error: standard input is closed: pipe a list of photos into it, or name a file.\n",
+    )
+
+
+def test_failed_photos_are_a_line_each_whatever_their_names(
+    photos: Path, model: Path, tmp_path: Path
+) -> None:
+    (photos / "a\nError: all lost[red]\x1b[2J.jpg").write_bytes(b"")
+    result = _predict(photos, model)
+    assert result.exit_code == 1
+    assert "\x1b" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "all lost" in line]
+    assert "a\\nError: all lost[red]\\x1b[2J.jpg: " in line

@@ -1,14 +1,18 @@
-"""Photos found in folders, named on lists, and divided among machines."""
+"""Photos found in folders, and divided among machines."""
 
 import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowerseg.errors import DataError
-from flowerseg.listing import Listing, list_photos, photos_on_list, shard
+from flowerseg.listing import Listing, list_photos, shard
+from flowerseg.photolist import photos_on_list
 
 
 def _touch(folder: Path, *names: str) -> None:
@@ -46,32 +50,103 @@ def test_loops_of_links_end_and_links_to_photos_are_followed(tmp_path: Path) -> 
     assert listing.skipped == 2  # the loop, and the file without a suffix
 
 
-def test_list_names_photos_from_the_working_folder_or_from_the_root() -> None:
-    listing = photos_on_list(b"b/rose.jpg\n./a.jpg\nno suffix\n\na.jpg\r\n-.png\n", "list.txt")
-    assert listing == Listing(
-        Path(), (Path("-.png"), Path("a.jpg"), Path("b/rose.jpg"), Path("no suffix")), skipped=1
-    )
-    listing = photos_on_list(b"/data/b.jpg\n/data/a.jpg", "list.txt")
-    assert listing == Listing(Path("/"), (Path("data/a.jpg"), Path("data/b.jpg")))
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A folder that pytest need not remove: its own way recurses."""
+    yield tmp_path
+    subprocess.run(["find", tmp_path, "-mindepth", "1", "-delete"], check=True)
 
 
-def test_list_may_be_separated_by_nul_for_names_with_line_breaks() -> None:
-    listing = photos_on_list(b"a\n.jpg\0b\r\0\xe9.jpg\0", "standard input", b"\0")
-    assert _names(listing) == ["a\n.jpg", "b\r", os.fsdecode(b"\xe9.jpg")]
+def _nest(top: Path, depth: int, name: str) -> None:
+    """Folders in each other, however long their path, with an empty photo in each."""
+    place = os.open(top, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=place)
+        below = os.open(name, os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+        os.close(os.open("p.jpg", os.O_CREAT, dir_fd=place))
+    os.close(place)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "list.txt: a list without a path"),
-        (b"\n\r\n", "list.txt: a list without a path"),
-        (b"a.jpg\n../b.jpg\nc/../d.jpg\n", r"2 paths with \.\.: \.\./b\.jpg, c/\.\./d\.jpg"),
-        (b"a.jpg\n/data/b.jpg\nc.jpg", r"1 paths from the root, such as /data/b\.jpg, and 2 that"),
-    ],
+def test_folders_deeper_than_recursion_allows_are_searched(deep: Path) -> None:
+    _nest(deep, 1500, "a")
+    listing = list_photos(deep, deep / "out")
+    assert {len(path.parts) for path in listing.photos} == set(range(2, 1502))
+    assert listing.unreadable == ()
+
+
+def test_folder_whose_path_is_too_long_for_the_system_is_named(deep: Path) -> None:
+    _nest(deep, 30, "b" * 200)
+    listing = list_photos(deep, deep / "out")
+    ((path, error),) = listing.unreadable
+    assert path.parts == ("b" * 200,) * (len(listing.photos) + 1)
+    assert "the folder cannot be opened: File name too long. Its photos are missing." in error
+
+
+def test_folder_that_goes_while_it_is_searched_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _touch(tmp_path, "a/1.jpg", "gone/2.jpg", "z.jpg")
+    really = os.scandir
+
+    def scandir(folder: Path) -> object:
+        if folder.name == "gone":
+            (folder / "2.jpg").unlink()
+            folder.rmdir()
+        return really(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    listing = list_photos(tmp_path, tmp_path / "out")
+    assert _names(listing) == ["a/1.jpg", "z.jpg"]
+    assert [(path.name, "No such file" in error) for path, error in listing.unreadable] == [
+        ("gone", True)
+    ]
+
+
+def test_folder_of_photos_that_cannot_be_searched_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="cannot be searched: Permission denied"):
+        list_photos(tmp_path, tmp_path / "out")
+
+
+def test_output_folder_among_the_photos_and_pipes_are_left_out(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.jpg", "sub/out/masks/a.jpg.png", "out/own.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert _names(list_photos(tmp_path, tmp_path / "sub/out")) == ["a.jpg", "out/own.jpg"]
+    (tmp_path / "link").symlink_to("sub/out")
+    assert _names(list_photos(tmp_path, tmp_path / "link")) == ["a.jpg", "out/own.jpg"]
+    (tmp_path / "loop").symlink_to("loop")
+    assert len(list_photos(tmp_path, tmp_path / "loop").photos) == 3
+
+
+file_names = st.binary(min_size=1, max_size=40).filter(
+    lambda name: not set(name) & {0, 0x2F} and name not in (b".", b"..") and name[0] != 0x2E
 )
-def test_list_whose_masks_would_have_no_place_is_refused(content: bytes, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        photos_on_list(content, "list.txt")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(st.sets(file_names, min_size=1, max_size=5))
+def test_photos_of_any_name_are_found_and_named_on_a_list(
+    tmp_path: Path, names: set[bytes]
+) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as made:
+        folder = Path(made)
+        for name in names:
+            (folder / os.fsdecode(name + b".jpg")).write_bytes(b"")
+        listing = list_photos(folder, folder / "out")
+        assert {os.fsencode(path) for path in listing.photos} == {name + b".jpg" for name in names}
+        assert listing.skipped == 0
+    written = b"".join(os.fsencode(folder / path) + b"\0" for path in listing.photos)
+    listed = photos_on_list(written, "list", b"\0")
+    assert [listed.folder / path for path in listed.photos] == [
+        folder / path for path in listing.photos
+    ]
 
 
 paths = st.lists(

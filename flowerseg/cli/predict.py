@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from flowerseg.cli.check import check_and_print
+from flowerseg.cli.inputs import photos_of
 from flowerseg.cli.options import (
     Command,
     device_option,
@@ -210,8 +211,8 @@ def predict(
     segmented, and the exit code is 1.
 
     FOLDER may also be a file with a list of photos, one path a line, or - for such a list on
-    standard input; OUT/masks then repeats the paths as they are listed. Or a URI that fsspec opens,
-    such as s3://bucket/photos.
+    standard input, in UTF-8 or as the file system spells names; OUT/masks then repeats the paths
+    as they are listed. Or a URI that fsspec opens, such as s3://bucket/photos.
 
     A run that was stopped, killed or out of disk goes on where it was: give the same command again.
     Ctrl-C finishes the photos under way (exit code 130), a second one ends at once. Whether
@@ -230,7 +231,7 @@ def predict(
     from flowerseg.predict.ray_ import Opening
     from flowerseg.shipped import shipped_model
 
-    listing, read = _listed(folder, out, null)
+    listing, read = photos_of(folder, out, null=null)
     listing, out = _divided(listing, out, shard)
     path = model or shipped_model()
     opening = Opening(
@@ -329,33 +330,6 @@ def _segment_on_ray(
 
     with _watched(len(listing.photos)) as (shown, stop):
         return segment_listing_on_ray(listing, opening, out, settings, shown, stop, read)
-
-
-def _listed(folder: str, out: Path, null: bool) -> "tuple[Listing, Read]":
-    """The photos of a folder, of a URI or on a list, and what reads them."""
-    from flowerseg.images import PHOTO_SUFFIXES
-    from flowerseg.listing import list_photos, photos_on_list
-    from flowerseg.photofile import photo_bytes
-    from flowerseg.predict.remote import RemoteFolder, is_remote
-
-    path = Path(folder)
-    if folder == "-" or (path.is_file() and path.suffix.lower() not in PHOTO_SUFFIXES):
-        name = "standard input" if folder == "-" else folder
-        return photos_on_list(_content(folder), name, b"\0" if null else b"\n"), photo_bytes
-    if null:
-        raise click.UsageError(f"-0 is for lists of photos, and {folder} is none.")
-    if is_remote(folder):
-        remote = RemoteFolder.at(folder)
-        return remote.photos(), remote.read
-    return list_photos(path, out), photo_bytes
-
-
-def _content(file: str) -> bytes:
-    try:
-        with click.open_file(file, "rb") as stream:
-            return bytes(stream.read())
-    except OSError as error:
-        raise click.FileError(file, error.strerror) from error
 
 
 def _divided(

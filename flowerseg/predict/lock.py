@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from flowerseg.errors import OutputError
-from flowerseg.files import explained
+from flowerseg.files import explained, make_folders
 from flowerseg.predict.journalfile import require_plain, require_plain_status
 
 LOCK = ".lock"
@@ -75,7 +75,7 @@ def locked(out: Path) -> Iterator[HeldFolder]:
             another file lies where the lock should be.
     """
     with explained(out / LOCK):
-        out.mkdir(parents=True, exist_ok=True)
+        make_folders(out)
     path = out.resolve() / LOCK
     require_plain(path)
     with explained(path):

@@ -30,18 +30,15 @@ class OutputFolders:
         Raises:
             OutputError: a link or a file lies in the way, or the system refuses.
         """
-        if folder in self._known:
-            return
-        if folder != self._out:
-            self.make(folder.parent)
-            with explained(folder), suppress(FileExistsError):
-                folder.mkdir()
-            if not self._is_folder(folder):
+        for place in reversed(self._unknown(folder)):
+            with explained(place), suppress(FileExistsError):
+                place.mkdir()
+            if not self._is_folder(place):
                 raise OutputError(
-                    f"{folder}: cannot be written: {folder} is a file, not a folder. Move it away, "
+                    f"{place}: cannot be written: {place} is a file, not a folder. Move it away, "
                     "or choose another output folder."
                 )
-        self._known.add(folder)
+            self._known.add(place)
 
     def write(self, path: Path, content: bytes) -> None:
         """Write a file as `write_bytes` does; its folder is made once.
@@ -94,12 +91,19 @@ class OutputFolders:
 
     def _holds(self, folder: Path) -> bool:
         """Whether a folder is there, in real folders only."""
-        if folder in self._known or folder == self._out:
-            return True
-        if not (self._holds(folder.parent) and self._is_folder(folder)):
-            return False
-        self._known.add(folder)
+        for place in reversed(self._unknown(folder)):
+            if not self._is_folder(place):
+                return False
+            self._known.add(place)
         return True
+
+    def _unknown(self, folder: Path) -> list[Path]:
+        """A folder and those above it that have not been looked at, the deepest first."""
+        places = []
+        while folder not in self._known and folder != self._out:
+            places.append(folder)
+            folder = folder.parent
+        return places
 
     def _is_folder(self, folder: Path) -> bool:
         try:

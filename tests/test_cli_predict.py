@@ -164,7 +164,7 @@ def test_fail_fast_is_exit_1_with_the_photo(photos: Path, model: Path) -> None:
         (photos / f"bad {i:02}.jpg").write_text("no photo")
     result = _predict(photos, model, "--fail-fast")
     assert result.exit_code == 1
-    assert re.search(r"Error: .*bad \d\d\.jpg: is not an image.* Stopped there", result.stderr)
+    assert re.search(r"Error: .*bad \d\d\.jpg: is a text.* Stopped there", result.stderr)
     assert not (photos.parent / "out/results.csv").exists()
 
 
@@ -241,7 +241,7 @@ def test_bad_photos_are_listed_and_the_exit_code_is_1(photos: Path, model: Path)
     lines = result.stderr.splitlines()
     listed = lines[lines.index("Failed photos (23):") + 1 :]
     assert len(listed) == 21
-    assert listed[0].startswith(f"  {photos}/bad 00.jpg: is not an image")
+    assert listed[0].startswith(f"  {photos}/bad 00.jpg: is a text")
     assert listed[-1] == f"  and 3 more, in {photos.parent / 'out/results.csv'}"
     assert len(list((photos.parent / "out/masks").rglob("*.png"))) == 5
 

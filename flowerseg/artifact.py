@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flowerseg import __version__
+from flowerseg.caveats import Caveat
 from flowerseg.errors import ArtifactError
 from flowerseg.files import replacing, sha256_of, write_text
 from flowerseg.folder import FolderRules
 from flowerseg.jsonform import from_json
 from flowerseg.preprocess import Preprocess
+from flowerseg.seen import TrainingPhotos
 
 SCHEMA = 1
 
@@ -129,6 +131,7 @@ class Data:
     val_photos: int
     val_iou: float
     rules: FolderRules = field(default_factory=FolderRules)  # how its folder is read
+    seen: TrainingPhotos | None = None  # None: a model older than this field
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ class Proof:
     data: str = ""
     batch_sizes: tuple[int, ...] = ()
     agreement_iou: float | None = None  # the lowest over the batch sizes
+    # Against the labels; None where they do not hold both classes, see `flowerseg.metrics`.
     model_iou: float | None = None
     reference_iou: float | None = None
     reference_sha256: str = ""
@@ -188,6 +192,7 @@ class Proof:
     undecided_difference: float | None = None  # mean where the reference is undecided
     worst: tuple[WorstPhoto, ...] = ()
     runtime: str = ""  # by name; empty: the first of the file's kind, or none
+    caveats: tuple[Caveat, ...] = ()  # about the figures against truth; the model is the reference
     selftest_map: str = ""  # what a proved INT8 file makes of the self-test's photo; base64 PNG
 
     @property

@@ -5,9 +5,10 @@ What cannot be used ends it all in one error; what is only odd is noted.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -101,8 +102,21 @@ class DataCheck:
         return "\n".join(lines)
 
 
-def check_photos(train: PhotoSet, val: PhotoSet, test: PhotoSet | None = None) -> DataCheck:
+OnPhoto = Callable[[LabelledPhoto, Rgb], None]
+"""Called with a photo that can be used and its pixels (h, w, 3), from several threads."""
+
+
+def check_photos(
+    train: PhotoSet,
+    val: PhotoSet,
+    test: PhotoSet | None = None,
+    on_photo: OnPhoto = lambda *_: None,
+) -> DataCheck:
     """Decode every photo and annotation of two or three sets once.
+
+    Args:
+        train, val, test: the sets.
+        on_photo: for what else needs the pixels of every photo.
 
     Raises:
         DataError: some cannot be decoded, have unknown colours, or an annotation is not as large
@@ -110,9 +124,9 @@ def check_photos(train: PhotoSet, val: PhotoSet, test: PhotoSet | None = None) -
             Or all are sound, and one of the sets has no flower, or no background.
     """
     sets = [train, val, *([test] if test else [])]
-    faults = Faults()
+    faults, look = Faults(), partial(_look, on_photo)
     with ThreadPoolExecutor(_THREADS) as pool:
-        looks = [list(_sound(pool.map(_look, photos.photos), faults)) for photos in sets]
+        looks = [list(_sound(pool.map(look, photos.photos), faults)) for photos in sets]
     if faults:
         names = " and ".join(photos.name for photos in sets)
         raise DataError(*faults.lines(names, sum(map(len, sets))))
@@ -142,7 +156,7 @@ class _Look:
         return self.flower > _MOSTLY * (self.flower + self.background)
 
 
-def _look(item: LabelledPhoto) -> _Look | Fault:
+def _look(on_photo: OnPhoto, item: LabelledPhoto) -> _Look | Fault:
     try:
         found = item.read()
     except ImageError as error:
@@ -160,6 +174,7 @@ def _look(item: LabelledPhoto) -> _Look | Fault:
         return Fault(item, FaultKind.AMBIGUOUS, str(error))
     except DataError as error:
         return Fault(item, FaultKind.ANOTHER_SIZE, str(error))
+    on_photo(item, found.rgb)
     pixels = np.bincount(found.labels.ravel(), minlength=256).tolist()
     return _Look(
         item,

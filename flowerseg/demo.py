@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowerseg.artifact import versions_here
+from flowerseg.artifact import Proof, versions_here
 from flowerseg.data import open_photos
 from flowerseg.download import download_oxford17
 from flowerseg.errors import DownloadError, FlowersegError, OutputError
 from flowerseg.files import write_text
 from flowerseg.images import read_rgb
+from flowerseg.jsonform import from_json
 from flowerseg.page import jpeg_url, render_page
 from flowerseg.paint import write_painted_dataset
 from flowerseg.shipped import shipped_model
@@ -84,11 +85,12 @@ class Summary:
     """What the demo ends with."""
 
     data: str
-    val_iou: float
+    val_iou: float | None
     models: tuple[dict[str, Any], ...]
     bench: tuple[dict[str, Any], ...]
     photos_segmented: int
     report: str
+    warnings: tuple[str, ...] = ()  # that the steps gave about their scores
 
 
 def run_demo(out: Path, scale: Scale, say: Say) -> Summary:
@@ -223,7 +225,22 @@ def _summary(source: Source, steps: Sequence[Step], out: Path) -> Summary:
         bench=tuple(_bench_rows(steps[4].result)),
         photos_segmented=steps[5].result["counts"]["ok"],
         report=str(out / "report.html"),
+        warnings=_warnings(train, manifests),
     )
+
+
+def _warnings(train: Mapping[str, Any], manifests: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The warnings of the training and of the proofs, each once.
+
+    Those of the benchmark are on its own page.
+    """
+    # They import torch, which the demo's own process has no other use for.
+    from flowerseg.proof.checks import warnings_of
+    from flowerseg.train.page import report_warnings
+
+    proofs = [from_json(Proof, manifest["proof"]) for manifest in manifests]
+    found = [*report_warnings(train), *(w for proof in proofs for w in warnings_of(proof))]
+    return tuple(dict.fromkeys(found))
 
 
 def _model_row(name: str, manifest: Mapping[str, Any], path: Path) -> dict[str, Any]:

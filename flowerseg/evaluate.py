@@ -1,13 +1,19 @@
 """Segment labelled photos and count: the one loop behind training, proof and benchmark scores."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from flowerseg.arrays import Foreground, Labels, Mask, Rgb, size_of
+from flowerseg.artifact import Data
+from flowerseg.caveats import Caveat, CaveatKind
 from flowerseg.data import LabelledPhoto, PhotoSet
 from flowerseg.masks import mask_from_foreground
 from flowerseg.metrics import Counts, count
+from flowerseg.seen import count_seen, signature_of
 from flowerseg.segmenter import Segmenter
+
+_THREADS = 4  # decoders let others run meanwhile
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,37 @@ def count_foregrounds(
         labels = item.read_labels()
         counts.append(count(mask_from_foreground(foreground, size_of(labels), threshold), labels))
     return counts
+
+
+def signatures_of(photos: PhotoSet) -> list[bytes]:
+    """The signature of each photo of a set, see `flowerseg.seen`. Decodes them all.
+
+    Raises:
+        ImageError: a photo cannot be decoded.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda item: signature_of(item.read_rgb()), photos.photos))
+
+
+def seen_caveats(
+    data: Data | None, photos: PhotoSet, signatures: Sequence[bytes]
+) -> tuple[Caveat, ...]:
+    """Whether a model is scored on photos that it has learned from, as far as that is known.
+
+    Args:
+        data: what the model's manifest says of its training.
+        photos: those that it is scored on.
+        signatures: of these photos.
+    """
+    known = data.seen if data else None
+    seen = count_seen(known, signatures) if known else 0
+    if known is None and data and data.fingerprint == photos.fingerprint:
+        seen = len(photos)
+    if seen:
+        return (Caveat(CaveatKind.PHOTOS_SEEN, len(photos), seen=seen),)
+    if known is None or not known.is_complete:
+        return (Caveat(CaveatKind.TRAINING_PHOTOS_UNKNOWN, len(photos)),)
+    return ()
 
 
 def read_pair(item: LabelledPhoto) -> tuple[Rgb, Labels]:

@@ -1,7 +1,12 @@
-"""Scores of masks, from integer counts.
+"""Scores of masks, from integer counts. Void pixels are left out of all counts.
 
-Empty against empty agrees fully: every ratio with a zero denominator is 1.0, here and nowhere else.
-Void pixels are left out of all counts.
+A score against labels is None where nothing was measured, and is shown as `n/a`:
+
+- of one photo, where neither its labels nor its mask have a flower pixel;
+- of a set of photos, where the labels lack flower or lack background. With one class a mask that
+  ignores the photo can be perfect, so whether a set has scores depends on its labels only.
+
+Agreement of two masks is another measure and always defined: two empty masks agree fully.
 """
 
 import math
@@ -29,6 +34,21 @@ class Counts:
             self.false_negative + other.false_negative,
             self.true_negative + other.true_negative,
         )
+
+    @property
+    def flower(self) -> int:
+        """Pixels that are labelled as flower."""
+        return self.true_positive + self.false_negative
+
+    @property
+    def background(self) -> int:
+        """Pixels that are labelled as background."""
+        return self.false_positive + self.true_negative
+
+    @property
+    def has_both_classes(self) -> bool:
+        """Whether flower and background are both labelled."""
+        return self.flower > 0 and self.background > 0
 
 
 def count(mask: Mask, labels: Labels) -> Counts:
@@ -58,8 +78,10 @@ def total(counts: Iterable[Counts]) -> Counts:
     return sum(counts, Counts())
 
 
-def iou(counts: Counts) -> float:
-    """Intersection over union of the flower class.
+def iou(counts: Counts) -> float | None:
+    """Intersection over union of the flower class against labels, of one photo or of a sum.
+
+    None where neither labels nor masks have a flower pixel. For a whole set use `set_iou`.
 
     Source: Everingham et al. 2010, "The PASCAL Visual Object Classes Challenge", section 4.
     """
@@ -67,71 +89,84 @@ def iou(counts: Counts) -> float:
     return _ratio(counts.true_positive, union)
 
 
-def dice(counts: Counts) -> float:
-    """Dice coefficient (F1) of the flower class: 2 TP / (2 TP + FP + FN)."""
+def agreement_iou(counts: Counts) -> float:
+    """Intersection over union of the flower of two masks, from `count_agreement`.
+
+    1.0 where both are empty: they agree in every pixel.
+    """
+    found = iou(counts)
+    return 1.0 if found is None else found
+
+
+def set_iou(counts: Counts) -> float | None:
+    """`iou` of the sum over a set; None where the labels of the set do not hold both classes."""
+    return iou(counts) if counts.has_both_classes else None
+
+
+def dice(counts: Counts) -> float | None:
+    """Dice coefficient (F1) of the flower class: 2 TP / (2 TP + FP + FN). None where `iou` is."""
     twice = 2 * counts.true_positive
     return _ratio(twice, twice + counts.false_positive + counts.false_negative)
 
 
-def pixel_accuracy(counts: Counts) -> float:
-    """Share of labelled pixels that are right; background counts too."""
+def pixel_accuracy(counts: Counts) -> float | None:
+    """Share of labelled pixels that are right, background too; None where none is labelled."""
     right = counts.true_positive + counts.true_negative
     return _ratio(right, right + counts.false_positive + counts.false_negative)
 
 
-def mean_iou(per_photo: Sequence[Counts]) -> float:
+def mean_iou(per_photo: Sequence[Counts]) -> float | None:
     """Mean of the photos' flower IoU, every photo weighing the same.
 
-    Raises:
-        ValueError: there is no photo.
+    Photos whose IoU is not defined (see `iou`) are left out; None where all are.
     """
-    if not per_photo:
-        raise ValueError("the mean over no photos is not defined")
-    return math.fsum(iou(counts) for counts in per_photo) / len(per_photo)
+    defined = [found for counts in per_photo if (found := iou(counts)) is not None]
+    return math.fsum(defined) / len(defined) if defined else None
 
 
-def notebook_score(per_photo: Sequence[Counts]) -> float:
+def notebook_score(per_photo: Sequence[Counts]) -> float | None:
     """The score that the original study calls mIoU: no IoU, but a mean of steps.
 
     A photo scores 0 up to IoU 0.5, then a tenth more for each 0.05 begun above it, 1 above 0.95:
     ceil(clamp(20 (IoU - 0.5), 0, 10)) / 10, the steps of the TGS Salt challenge of 2018. Kept for
-    comparison with the study only.
-
-    Raises:
-        ValueError: there is no photo.
+    comparison with the study only. Photos are left out as in `mean_iou`.
     """
-    if not per_photo:
-        raise ValueError("the mean over no photos is not defined")
-    return math.fsum(_tenths(counts) for counts in per_photo) / (10 * len(per_photo))
+    tenths = [found for counts in per_photo if (found := _tenths(counts)) is not None]
+    return math.fsum(tenths) / (10 * len(tenths)) if tenths else None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores of one model on one set of photos."""
+    """All scores of one model on one set of photos; None is not defined."""
 
     photos: int
-    iou: float  # flower, data set level
-    mean_iou: float  # flower, mean over photos
-    dice: float
-    pixel_accuracy: float
-    notebook_score: float
+    iou: float | None  # flower, data set level
+    mean_iou: float | None  # flower, mean over photos
+    dice: float | None
+    pixel_accuracy: float | None
+    notebook_score: float | None
 
 
 def scores(per_photo: Sequence[Counts]) -> Scores:
     """Every score from the counts of each photo.
 
-    Raises:
-        ValueError: there is no photo.
+    Scores of the flower are None where the labels of the set do not hold both classes.
     """
     whole = total(per_photo)
+    scored = per_photo if whole.has_both_classes else ()
     return Scores(
         photos=len(per_photo),
-        iou=iou(whole),
-        mean_iou=mean_iou(per_photo),
-        dice=dice(whole),
+        iou=iou(total(scored)),
+        mean_iou=mean_iou(scored),
+        dice=dice(total(scored)),
         pixel_accuracy=pixel_accuracy(whole),
-        notebook_score=notebook_score(per_photo),
+        notebook_score=notebook_score(scored),
     )
+
+
+def score_text(score: float | None, digits: int = 4) -> str:
+    """A score as people read it: `0.9744`, or `n/a` where it is not defined."""
+    return "n/a" if score is None else f"{score:.{digits}f}"
 
 
 def _count(mask: Mask, truth: Mask, counted: Mask) -> Counts:
@@ -143,14 +178,17 @@ def _count(mask: Mask, truth: Mask, counted: Mask) -> Counts:
     )
 
 
-def _tenths(counts: Counts) -> int:
-    """ceil(20 (IoU - 0.5)) within 0 and 10, in integers: in floats 20 (0.55 - 0.5) exceeds 1."""
+def _tenths(counts: Counts) -> int | None:
+    """ceil(20 (IoU - 0.5)) within 0 and 10, in integers: in floats 20 (0.55 - 0.5) exceeds 1.
+
+    None where the IoU is not defined.
+    """
     overlap = counts.true_positive
     union = overlap + counts.false_positive + counts.false_negative
     if not union:
-        return 10
+        return None
     return min(10, max(0, -((10 * union - 20 * overlap) // union)))
 
 
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else 1.0
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

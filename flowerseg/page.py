@@ -7,13 +7,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from flowerseg.arrays import Labels, Rgb
 from flowerseg.images import encode_jpeg, encode_png
+from flowerseg.metrics import score_text
 from flowerseg.printable import printable_lines
 
 
 def render_page(template: str, **values: object) -> str:
     """The page of a template in `templates/`; everything that is put into it is escaped.
 
-    Templates embed a picture with the filter `data_url`.
+    Templates embed a picture with the filter `data_url`, and write a score with `score`.
     """
     environment = Environment(
         loader=PackageLoader("flowerseg"),
@@ -23,6 +24,7 @@ def render_page(template: str, **values: object) -> str:
         undefined=StrictUndefined,
     )
     environment.filters["data_url"] = data_url
+    environment.filters["score"] = score_text
     return environment.get_template(template).render(values)
 
 

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
+from flowerseg.artifact import Data, manifest_path, read_manifest
 from flowerseg.checkpoint import FORMAT, read_weights_only
-from flowerseg.errors import TrainingError
+from flowerseg.errors import ArtifactError, TrainingError
+from flowerseg.files import sha256_of
 from flowerseg.model import Architecture, FlowerNet
+
+NAMED_WEIGHTS = ("none", "coco", "imagenet")
+"""Weights that are no file, and that have seen no photo of the user's."""
 
 _BACKBONES = {
     Architecture.RESNET101: "resnet101",
@@ -45,6 +50,15 @@ def network_from_weights(
         content = read_weights_only(Path(weights))
         _load(network, content["weights"] if content.get("format") == FORMAT else content, weights)
     return network
+
+
+def training_data_of(weights: Path) -> Data | None:
+    """What the manifest beside a file of weights says of its training; None where none does."""
+    try:
+        manifest = read_manifest(manifest_path(weights))
+    except ArtifactError:
+        return None
+    return manifest.data if manifest.sha256 == sha256_of(weights) else None
 
 
 def _load(network: FlowerNet, state: dict[str, Tensor], source: str) -> None:

@@ -43,7 +43,8 @@ def test_run_tells_where_the_best_checkpoint_is(run: Train, out: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[0] == f"{out}/best.pt: best of 1 epochs is 1"
     assert lines[1].startswith("flowers/val1, validation (chose the checkpoint): flower IoU 0.")
-    assert lines[2].startswith(f"{out}/report.html shows")
+    assert lines[2].startswith("WARNING flowers/val1: it is not recorded which photos ")
+    assert lines[3].startswith(f"{out}/report.html shows")
     assert "flowers/trn1: 12 photos" in result.stderr
     assert "epoch   1  loss " in result.stderr
     assert open_artifact(out / "best.pt").manifest.preprocess.size_hw == (64, 64)

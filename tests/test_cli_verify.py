@@ -8,13 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from flowerseg.artifact import Artifact, Limits, Precision, open_artifact, rewrite_manifest
+from flowerseg.arrays import FLOWER, Labels
+from flowerseg.artifact import (
+    Artifact,
+    Data,
+    Limits,
+    Precision,
+    open_artifact,
+    rewrite_manifest,
+)
 from flowerseg.cli.verify import proof_text, verify
+from flowerseg.data import PhotoSet
+from flowerseg.evaluate import signatures_of
+from flowerseg.images import write_png
 from flowerseg.proof import LIMITS
 from flowerseg.proof.command import verify_command
+from flowerseg.seen import NO_PHOTOS, training_photos
 
 Verify = Callable[..., Result]
 
@@ -277,3 +290,80 @@ def test_wrong_file_is_exit_1_and_the_manifest_stays(
 )
 def test_wrong_usage_is_exit_2(run: Verify, options: list[str]) -> None:
     assert run(*options).exit_code == 2
+
+
+Relabel = Callable[[Labels], Labels]
+
+
+def _relabelled(photos: PhotoSet, root: Path, relabel: Relabel) -> Path:
+    """The photos with other masks, as a folder whose list `all` has them all."""
+    for item in photos.photos:
+        shown = np.choose(relabel(item.read_labels()), (0, 255, 128)).astype(np.uint8)
+        write_png(root / "photos" / f"{item.name}.png", item.read_rgb())
+        write_png(root / "masks" / f"{item.name}.png", shown)
+    (root / "all.txt").write_text("".join(f"{item.name}\n" for item in photos.photos))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("relabel", "kind", "reason"),
+    [
+        (lambda labels: np.full_like(labels, 2), "no-labelled-pixel", "all masks are void"),
+        (lambda labels: np.full_like(labels, 0), "no-labelled-flower", "No flower is labelled"),
+        (np.ones_like, "no-labelled-background", "No background is labelled"),
+    ],
+)
+def test_labels_of_one_class_give_no_score_and_prove_agreement_alone(
+    run: Verify, val_photos: PhotoSet, tmp_path: Path, relabel: Relabel, kind: str, reason: str
+) -> None:
+    data = _relabelled(val_photos, tmp_path / "flowers", relabel)
+    result = run("--split", "all", data=data)
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert ": AGREEMENT PROVED on 6 photos of flowers/all" in text
+    assert "against truth: n/a" in text
+    assert reason in text
+    told = json.loads(run("--split", "all", "--json", data=data).stdout)
+    assert told["model_iou"] is told["reference_iou"] is None
+    assert told["agreement_iou"] > 0.999
+    assert [caveat["kind"] for caveat in told["caveats"]] == [kind]
+    assert reason in told["warnings"][0]
+
+
+def test_labels_that_contradict_the_reference_are_warned_about(
+    run: Verify, val_photos: PhotoSet, tmp_path: Path
+) -> None:
+    """The small network takes three quarters of each photo for flower: inverted it is worse."""
+
+    def inverted_and_scarce(labels: Labels) -> Labels:
+        found = np.full_like(labels, 2)
+        found[labels == FLOWER] = 0
+        found[:, :1] = 1
+        return found
+
+    data = _relabelled(val_photos, tmp_path / "flowers", inverted_and_scarce)
+    page, junit = tmp_path / "page.html", tmp_path / "junit.xml"
+    files = ("--report", str(page), "--junit", str(junit))
+    result = run("--split", "all", *files, data=data)
+    assert result.exit_code == 0, result.output
+    shown = (result.stdout, page.read_text().partition("<main>")[2], junit.read_text())
+    for text in shown:
+        assert "The reference itself scores IoU 0." in " ".join(text.split())
+    told = json.loads(run("--split", "all", "--json", data=data).stdout)
+    caveat = told["caveats"][0]
+    assert caveat["kind"] == "labels-contradicted"
+    assert caveat["iou"] == told["reference_iou"] < 0.5
+
+
+def test_photos_that_the_model_learned_from_are_counted(
+    run: Verify, checkpoint: Path, copied: Callable[[Path], Path], val_photos: PhotoSet
+) -> None:
+    seen = training_photos(signatures_of(val_photos)[:2], NO_PHOTOS)
+    data = Data("flowers", "", 2, 1, 0.4, seen=seen)
+    known = rewrite_manifest(open_artifact(copied(checkpoint)), data=data)
+    result = run("--json", reference=known.path)
+    told = json.loads(result.stdout)
+    assert told["warnings"][1:] == [
+        "2 of these 6 photos were in the training set of the reference: the IoU against truth is "
+        "optimistic."
+    ]

@@ -11,6 +11,8 @@ from hypothesis.extra import numpy as hnp
 from flowerseg.arrays import BACKGROUND, FLOWER, VOID, Labels, Mask
 from flowerseg.metrics import (
     Counts,
+    Scores,
+    agreement_iou,
     count,
     count_agreement,
     dice,
@@ -18,7 +20,9 @@ from flowerseg.metrics import (
     mean_iou,
     notebook_score,
     pixel_accuracy,
+    score_text,
     scores,
+    set_iou,
     total,
 )
 
@@ -57,25 +61,32 @@ def test_what_lies_under_void_changes_no_count(pair: tuple[Mask, Labels]) -> Non
 
 @given(MASKS)
 def test_mask_agrees_with_itself_fully(mask: Mask) -> None:
-    assert iou(count_agreement(mask, mask)) == 1.0
+    assert agreement_iou(count_agreement(mask, mask)) == 1.0
 
 
 @given(PAIRS)
 def test_agreement_does_not_depend_on_which_mask_comes_first(pair: tuple[Mask, Labels]) -> None:
     mask, other = pair[0], pair[1] == FLOWER
-    assert iou(count_agreement(mask, other)) == iou(count_agreement(other, mask))
+    there, back = count_agreement(mask, other), count_agreement(other, mask)
+    assert agreement_iou(there) == agreement_iou(back)
 
 
 @given(COUNTS)
 def test_dice_and_iou_are_one_measure_on_two_scales(counts: Counts) -> None:
-    assert dice(counts) == pytest.approx(2 * iou(counts) / (1 + iou(counts)))
+    found = iou(counts)
+    if found is None:
+        assert dice(counts) is None
+    else:
+        assert dice(counts) == pytest.approx(2 * found / (1 + found))
 
 
 @given(st.lists(COUNTS, min_size=1))
 def test_scores_lie_between_zero_and_one_and_totals_are_sums(per_photo: list[Counts]) -> None:
     found = scores(per_photo)
+    labels = [total(per_photo).flower, total(per_photo).background]
+    assert (found.iou is None) == (0 in labels)
     values = (found.iou, found.mean_iou, found.dice, found.pixel_accuracy, found.notebook_score)
-    assert all(0 <= value <= 1 for value in values)
+    assert all(value is None or 0 <= value <= 1 for value in values)
     assert total(per_photo).true_positive == sum(c.true_positive for c in per_photo)
     assert found.photos == len(per_photo)
 
@@ -94,10 +105,54 @@ def test_large_photo_weighs_more_in_the_total_and_the_same_in_the_mean() -> None
 
 
 @pytest.mark.parametrize("labels", [[[0, 0]], [[VOID, 0]], [[VOID, VOID]]])
-def test_empty_against_empty_is_one(labels: list[list[int]]) -> None:
+def test_no_flower_in_truth_or_mask_is_no_score(labels: list[list[int]]) -> None:
     counts = count(np.zeros((1, 2), np.bool_), np.array(labels, np.uint8))
-    assert iou(counts) == dice(counts) == pixel_accuracy(counts) == 1.0
-    assert notebook_score([counts]) == 1.0
+    assert iou(counts) is dice(counts) is set_iou(counts) is None
+    assert mean_iou([counts]) is notebook_score([counts]) is None
+
+
+def test_accuracy_needs_a_labelled_pixel() -> None:
+    void = count(np.ones((1, 2), np.bool_), np.full((1, 2), VOID, np.uint8))
+    assert pixel_accuracy(void) is None
+    assert pixel_accuracy(Counts(true_negative=2)) == 1.0
+
+
+def test_two_empty_masks_agree_fully() -> None:
+    empty = np.zeros((2, 3), np.bool_)
+    assert agreement_iou(count_agreement(empty, empty)) == 1.0
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        Counts(true_positive=9, false_negative=1),  # nothing but flower
+        Counts(false_positive=1, true_negative=9),  # nothing but background
+        Counts(),  # nothing but void
+    ],
+)
+def test_a_set_of_one_class_has_no_flower_score_whatever_the_masks_are(counts: Counts) -> None:
+    accuracy = pixel_accuracy(counts)
+    assert set_iou(counts) is None
+    assert scores([counts]) == Scores(1, None, None, None, accuracy, None)
+
+
+def test_photos_without_a_score_are_left_out_of_the_means() -> None:
+    per_photo = [Counts(1, 1, 0, 4), Counts(true_negative=6), Counts()]
+    assert mean_iou(per_photo) == 0.5
+    assert scores(per_photo).mean_iou == 0.5
+    assert notebook_score([Counts(1), Counts()]) == 1.0
+
+
+def test_no_photos_have_no_scores() -> None:
+    assert scores([]) == Scores(0, None, None, None, None, None)
+
+
+def test_a_score_that_is_not_defined_reads_na() -> None:
+    assert (score_text(0.97442), score_text(1.0, 5), score_text(None)) == (
+        "0.9744",
+        "1.00000",
+        "n/a",
+    )
 
 
 def test_flower_where_there_is_none_is_zero() -> None:
@@ -140,9 +195,3 @@ def test_different_shapes_are_refused() -> None:
         count(mask, np.zeros((3, 2), np.uint8))
     with pytest.raises(ValueError, match="differ in shape"):
         count_agreement(mask, np.zeros((2, 4), np.bool_))
-
-
-def test_no_photos_have_no_mean() -> None:
-    for mean in (mean_iou, notebook_score, scores):
-        with pytest.raises(ValueError, match="no photos"):
-            mean([])

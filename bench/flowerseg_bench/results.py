@@ -10,6 +10,7 @@ from typing import Any
 
 from flowerseg.arrays import SizeHW
 from flowerseg.backends.base import Layout
+from flowerseg.caveats import Caveat
 from flowerseg.errors import DataError
 from flowerseg.jsonform import from_json
 from flowerseg.preprocess import Preprocess
@@ -34,7 +35,11 @@ class Scenario(StrEnum):
 
 @dataclass(frozen=True)
 class Quality:
-    """What the masks of a row are worth; None is not measured, and `note` says why."""
+    """What the masks of a row are worth.
+
+    None is not measured, and `note` says why; with `labels`, a flower IoU of None is not defined,
+    and `caveats` say why.
+    """
 
     photos: int = 0
     agreement_iou: float | None = None  # with the reference checkpoint
@@ -42,6 +47,7 @@ class Quality:
     flower_iou: float | None = None  # with the labels, void left out
     labels: str = ""
     note: str = ""
+    caveats: tuple[Caveat, ...] = ()  # about the flower IoU
 
 
 @dataclass(frozen=True)

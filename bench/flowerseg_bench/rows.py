@@ -11,6 +11,7 @@ import numpy as np
 from flowerseg.arrays import Rgb
 from flowerseg.artifact import (
     Artifact,
+    Data,
     Kind,
     Manifest,
     computed_in,
@@ -101,6 +102,7 @@ class OpenRow:
 
     row: Row
     segmenter: Segmenter
+    data: Data | None = None  # that its model was trained on, as the manifest says
 
     @property
     def backend(self) -> Backend:
@@ -205,7 +207,8 @@ def open_row(wanted: Wanted, device: str, clock: Clock, seen: set[str]) -> OpenR
     segmenter = Segmenter(backend, manifest.preprocess, manifest.threshold, others=others)
     note = "" if wanted.runtime in seen else "includes loading the runtime"
     seen.add(wanted.runtime)
-    return OpenRow(_row(wanted, backend, round(1e3 * open_s, 4), note), segmenter)
+    row = _row(wanted, backend, round(1e3 * open_s, 4), note)
+    return OpenRow(row, segmenter, manifest.data)
 
 
 def open_rows(

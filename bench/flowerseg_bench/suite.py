@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from flowerseg.arrays import Rgb
 from flowerseg.artifact import Kind, open_artifact
+from flowerseg.evaluate import signatures_of
 from flowerseg.predict import PredictSettings
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
@@ -29,7 +30,7 @@ from flowerseg_bench.jobs import (
 from flowerseg_bench.limits import limits_of, with_shares
 from flowerseg_bench.monitor import Monitor, monitor_for
 from flowerseg_bench.photos import Photos, batches_of, frames_from_files, open_bench_photos
-from flowerseg_bench.quality import Reference, judge, masks_of
+from flowerseg_bench.quality import Reference, judge, masks_of, warnings_of
 from flowerseg_bench.ratios import with_ratios
 from flowerseg_bench.results import Measurement, Results, Round, Row, Scenario, Settings
 from flowerseg_bench.rows import (
@@ -148,6 +149,7 @@ def run_suite(
                 on_progress(str(cell), done, len(cells))
             measurements += bench.measure(cell, rows)
         notes += unwatched + [note for cell in cells for note in _beyond(cell, rows)]
+    notes += warnings_of(infos)
     notes += _repeated_photos(plan, photos) + list(machine_doubts(conditions))
     settings = Settings(
         batches=plan.batches,
@@ -302,7 +304,11 @@ def _opened(
             stack.callback(opened.segmenter.close)
         rows = [with_first_run(o, frames[o.row.preprocess][0], clock) for o in rows]
         reference = _reference(plan, photos, rows)
-        rows = [o.with_quality(judge(o.segmenter, photos, reference)) for o in rows]
+        labelled = photos.labelled_for_quality
+        signatures = signatures_of(labelled) if labelled else []
+        rows = [
+            o.with_quality(judge(o.segmenter, photos, reference, o.data, signatures)) for o in rows
+        ]
         rows.append(null_row(rows[baseline_of(rows)].row.preprocess))
         yield rows, frames, notes
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowerseg.artifact import Precision
+from flowerseg.metrics import score_text
 from flowerseg_bench.advice import FASTEST, with_bound
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.results import Choice, Measurement, Results, Row, Scenario
@@ -161,7 +162,7 @@ def advice_table(results: Results) -> Table:
                 str(choice.batch),
                 f"{number(choice.images_per_s)}{_mark(_advised(results, choice))}",
                 number(choice.batch_ms),
-                share(row.quality.flower_iou),
+                _flower_iou(row),
                 share(row.quality.agreement_iou),
             )
         )
@@ -324,7 +325,7 @@ def _seen_in_words(results: Results) -> str:
 def _boundary_row(results: Results, boundary: Boundary, index: int) -> tuple[str, ...]:
     row = results.rows[index]
     single = results.find(index, boundary, Scenario.LATENCY, 1)
-    cells = [row.name, row.proof, _iou(row, row.quality.flower_iou)]
+    cells = [row.name, row.proof, "-" if row.is_null else _flower_iou(row)]
     cells += [_iou(row, row.quality.agreement_iou), _median(single), _times_cell(results, single)]
     for batch in results.settings.batches:
         item = results.find(index, boundary, Scenario.THROUGHPUT, batch)
@@ -370,6 +371,12 @@ def _what_of(items: Sequence[Measurement]) -> str:
     single = ["latency" for item in items if item.scenario is Scenario.LATENCY]
     batches = [str(item.batch) for item in items if item.scenario is Scenario.THROUGHPUT]
     return ", ".join([*single, *(["photos/s at batch " + ", ".join(batches)] if batches else [])])
+
+
+def _flower_iou(row: Row) -> str:
+    """Against the labels: not measured without any, n/a where they give no score."""
+    quality = row.quality
+    return score_text(quality.flower_iou) if quality.labels else share(quality.flower_iou)
 
 
 def _iou(row: Row, value: float | None) -> str:

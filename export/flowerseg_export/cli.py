@@ -21,7 +21,7 @@ from flowerseg.cli.verify import proof_progress, proof_text
 from flowerseg.printable import printable
 
 if TYPE_CHECKING:
-    from flowerseg.artifact import Artifact, Batch, EngineBuild
+    from flowerseg.artifact import Artifact, Batch, EngineBuild, Manifest
     from flowerseg_export.config import ExportConfig
     from flowerseg_export.engine import OnProgress
 
@@ -193,13 +193,22 @@ def export(
         )
         written = export_model(config, listener)
     if as_json:
-        echo(written[-1].manifest.to_json(), nl=False)
+        _print_json(written[-1].manifest)
     else:
         echo("\n".join(f"{proof_text(a)}\n  {_size(a.path)}" for a in written))
     _fail_on_failed_proof(written)
     if triton:
         require_proof(written[-1], allow_unproven=unproven)
         console.print(f"for Triton: {write_triton(written[-1], triton, force=config.force)}")
+
+
+def _print_json(manifest: "Manifest") -> None:
+    """The manifest on stdout; what its proof's caveats say goes to stderr in words."""
+    from flowerseg.proof.checks import warnings_of
+
+    echo(manifest.to_json(), nl=False)
+    for warning in warnings_of(manifest.proof) if manifest.proof else []:
+        stderr_console().print(f"WARNING {warning}")
 
 
 def _requested_config(ctx: click.Context, requested: dict[str, Any]) -> "ExportConfig":

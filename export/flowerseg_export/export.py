@@ -347,6 +347,9 @@ def _metadata(manifest: Manifest) -> dict[str, str]:
     fields = json.loads(manifest.to_json())
     kept = ("schema", "kind", "architecture", "precision", "quantisation", "keep_fp32")
     inside = {name: fields[name] for name in (*kept, "preprocess", "threshold", "parents", "data")}
+    if inside["data"]:
+        # One entry for each training photo: they would not say more inside the file.
+        inside["data"].pop("seen")
     if manifest.float_type is not Precision.FP32:  # said only where it is not the default
         inside["float_type"] = manifest.float_type
     return {"flowerseg": json.dumps(inside, sort_keys=True)}

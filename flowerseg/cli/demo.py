@@ -31,9 +31,11 @@ def demo(out: Path, full: bool, as_json: bool) -> None:
 
 
 def _text(summary: "Summary") -> str:
+    from flowerseg.metrics import score_text
+
     lines = [
         f"Data       {summary.data}",
-        f"Trained    flower IoU {summary.val_iou:.4f} on validation photos, void left out",
+        f"Trained    flower IoU {score_text(summary.val_iou)} on validation photos, void left out",
     ]
     for model in summary.models:
         verdict = "built, not run" if model["agreement_iou"] is None else model["proof"]
@@ -46,8 +48,9 @@ def _text(summary: "Summary") -> str:
         lines.append(
             f"Measured   {row['name']}: engine {row['engine_latency_ms']:.1f} ms a photo, "
             f"file to mask {row['file_to_mask_images_per_s']:.1f} photos/s, "
-            f"IoU {row['flower_iou']:.4f}"
+            f"IoU {score_text(row['flower_iou'])}"
         )
+    lines += [f"WARNING    {warning}" for warning in summary.warnings]
     lines += [
         f"Segmented  {summary.photos_segmented} photos",
         f"Report     {summary.report}",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -97,9 +97,24 @@ def unproven_option(command: F) -> F:
     )(command)
 
 
-def print_result(result: Any, text: str, *, as_json: bool) -> None:
-    """Print a dataclass as JSON, or its text, on stdout."""
-    echo(json.dumps(dataclasses.asdict(result), indent=2, default=str) if as_json else text)
+def print_result(
+    result: Any, text: str, *, as_json: bool, warnings: Sequence[str] | None = None
+) -> None:
+    """Print a dataclass as JSON, or its text, on stdout.
+
+    Args:
+        result: the dataclass.
+        text: what people read, with the warnings in it.
+        as_json: print JSON.
+        warnings: sentences that the JSON holds too, under `warnings`; None: it has no such field.
+    """
+    if not as_json:
+        echo(text)
+        return
+    fields = dataclasses.asdict(result)
+    if warnings is not None:
+        fields["warnings"] = list(warnings)
+    echo(json.dumps(fields, indent=2, default=str))
 
 
 def _checked_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:

@@ -338,11 +338,14 @@ class _TrainProgress:
         self._show(f"epoch {epoch}/{self._epochs}", done, total, f"loss {loss:.3f}{self._iou}")
 
     def epoch(self, epoch: "Epoch") -> None:
+        from flowerseg.metrics import score_text
+
         if epoch.scores:
-            self._iou = f" IoU {epoch.scores.iou:.4f}"
+            self._iou = f" IoU {score_text(epoch.scores.iou)}"
             self._console.print(
                 f"epoch {epoch.epoch:3d}  loss {epoch.train_loss:.4f}  "
-                f"val IoU {epoch.scores.iou:.4f}  mean {epoch.scores.mean_iou:.4f}"
+                f"val IoU {score_text(epoch.scores.iou)}  "
+                f"mean {score_text(epoch.scores.mean_iou)}"
             )
 
     def _show(self, title: str, done: int, total: int, losses: str) -> None:
@@ -360,16 +363,20 @@ class _TrainProgress:
 
 
 def _text(report: "TrainReport") -> str:
+    from flowerseg.metrics import score_text
+    from flowerseg.train.report import warnings_of
+
     lines = [
         f"{report.checkpoint}: best of {len(report.epochs)} epochs is {report.best_epoch}",
     ]
     for split in report.splits:
         found = split.scores
-        name, worst = split.worst[0]
+        worst = "".join(f"; worst {printable(name)}, {iou:.4f}" for name, iou in split.worst[:1])
         lines += [
-            f"{split.name}, {split.role}: flower IoU {found.iou:.4f} on {found.photos} photos "
-            f"(void left out), mean over photos {found.mean_iou:.4f}, Dice {found.dice:.4f}, "
-            f"pixel accuracy {found.pixel_accuracy:.4f}; worst {printable(name)}, {worst:.4f}",
+            f"{split.name}, {split.role}: flower IoU {score_text(found.iou)} on {found.photos} "
+            f"photos (void left out), mean over photos {score_text(found.mean_iou)}, Dice "
+            f"{score_text(found.dice)}, pixel accuracy {score_text(found.pixel_accuracy)}{worst}",
         ]
+    lines += [f"WARNING {warning}" for warning in warnings_of(report.splits)]
     folder = report.config.out
     return "\n".join([*lines, f"{folder}/report.html shows curves, panels and the worst photos"])

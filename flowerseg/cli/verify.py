@@ -71,12 +71,15 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
     """Prove that MODEL segments like the FP32 PyTorch checkpoint it was made from.
 
     Runs the very file on labelled photos at every batch size that can go wrong, writes the proof
-    into its manifest, and exits with 1 when the masks differ by more than the limits. With MODEL
-    for its own reference it tells the IoU on the photos, and writes no proof.
+    into its manifest, and exits with 1 when the masks differ by more than the limits. Labels that
+    hold no flower, or no background, give no IoU against truth: then agreement alone is proved, and
+    a warning says so. With MODEL as its own reference the command shows the IoU on the photos, and
+    writes no proof.
     """
     from flowerseg.artifact import open_artifact, record_proof
     from flowerseg.data import open_photos
     from flowerseg.proof import prove
+    from flowerseg.proof.checks import warnings_of
 
     source = open_artifact(asked["reference"])
     photos = open_photos(asked["data"], asked["split"], source.manifest.rules)
@@ -98,7 +101,8 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
     else:
         record_proof(artifact, evidence.proof)
     proved = _as_proved(artifact, evidence.proof)
-    print_result(evidence.proof, proof_text(proved), as_json=as_json)
+    warnings = warnings_of(evidence.proof)
+    print_result(evidence.proof, proof_text(proved), as_json=as_json, warnings=warnings)
     _write_files(proved, evidence, photos, asked)
     if asked["locate"] and evidence.proof.status == "failed":
         _locate_fault(proved, source, photos, as_json=as_json)
@@ -198,24 +202,37 @@ def proof_text(artifact: "Artifact") -> str:
     proof = manifest.proof
     if proof is None or proof.limits is None:
         return f"{artifact.path}: not proved: {proof.how if proof else 'never run'}"
-    verdict = "PROVED" if proof.status == "proved" else "FAILED"
     sizes = ", ".join(map(str, proof.batch_sizes))
-    head = f"{artifact.path}: {verdict} on {proof.photos} photos of {proof.data}, batch {sizes}"
+    head = (
+        f"{artifact.path}: {_verdict(proof)} on {proof.photos} photos of {proof.data}, "
+        f"batch {sizes}"
+    )
     lines = [*_proof_lines(proof, proof.limits), *map(_further_line, manifest.further_proofs)]
     return "\n".join([head, *map(_wrapped, lines)])
 
 
+def _verdict(proof: "Proof") -> str:
+    from flowerseg.proof.checks import is_scored
+
+    if proof.status != "proved":
+        return "FAILED"
+    return "PROVED" if is_scored(proof) else "AGREEMENT PROVED"
+
+
 def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
-    from flowerseg.proof.checks import five_digits, percent
+    from flowerseg.proof.checks import five_digits, is_scored, percent, warnings_of
 
     yield (
         f"agreement with PyTorch FP32: IoU {five_digits(proof.agreement_iou)} "
         f"(at least {limits.agreement_iou:g}), along outlines {five_digits(proof.band_iou)}"
     )
-    yield (
-        f"against truth: IoU {five_digits(proof.model_iou)}, PyTorch "
-        f"{five_digits(proof.reference_iou)} (may drop by {limits.iou_drop:g})"
-    )
+    if is_scored(proof):
+        yield (
+            f"against truth: IoU {five_digits(proof.model_iou)}, PyTorch "
+            f"{five_digits(proof.reference_iou)} (may drop by {limits.iou_drop:g})"
+        )
+    else:
+        yield "against truth: n/a"
     yield (
         f"{proof.flipped_pixels} of {proof.pixels} pixels change sides, of one photo "
         f"{percent(proof.flipped_share)} (at most {percent(limits.flipped_share)})"
@@ -233,6 +250,7 @@ def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
     yield proof.how
     if proof.emulated_agreement_iou is not None:
         yield f"emulated half: agreement IoU {proof.emulated_agreement_iou:.5f}"
+    yield from (f"WARNING {warning}" for warning in warnings_of(proof))
     yield from (f"FAULT {fault}" for fault in proof.faults)
 
 

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flowerseg.artifact import Limits, Proof
+from flowerseg.caveats import caveat_text
+from flowerseg.metrics import score_text
+
+_TRUTH = "IoU against truth"
 
 
 @dataclass(frozen=True)
@@ -15,11 +19,12 @@ class Check:
     found: str
     limit: str
     faults: tuple[str, ...] = ()
+    is_skipped: bool = False  # there was nothing to check
 
     @property
     def verdict(self) -> str:
-        """`ok` or `FAILED`."""
-        return "FAILED" if self.faults else "ok"
+        """`ok`, `FAILED`, or `n/a` where there was nothing to check."""
+        return "FAILED" if self.faults else "n/a" if self.is_skipped else "ok"
 
 
 def checks_of(proof: Proof) -> list[Check]:
@@ -30,13 +35,32 @@ def checks_of(proof: Proof) -> list[Check]:
     if proof.limits is None:
         return []
     checks = [
-        Check(name, found, limit, tuple(f for f in proof.faults if re.match(words, f)))
+        Check(
+            name,
+            found,
+            limit,
+            tuple(f for f in proof.faults if re.match(words, f)),
+            is_skipped=name == _TRUTH and not is_scored(proof),
+        )
         for name, found, limit, words in _rows(proof, proof.limits)
     ]
     known = {fault for check in checks for fault in check.faults}
     if strange := tuple(fault for fault in proof.faults if fault not in known):
         checks.append(Check("anything else", "", "", strange))
     return checks
+
+
+def is_scored(proof: Proof) -> bool:
+    """Whether the labels gave a score against truth; without one only agreement was proved."""
+    return proof.model_iou is not None and proof.reference_iou is not None
+
+
+def warnings_of(proof: Proof) -> list[str]:
+    """What is to be known about the figures against truth, in sentences."""
+    texts = [caveat_text(caveat, "the reference") for caveat in proof.caveats]
+    if proof.limits is not None and not is_scored(proof):
+        texts.append("Agreement with the reference was checked, IoU against truth was not.")
+    return [text[0].upper() + text[1:] for text in texts]
 
 
 def percent(share: float | None) -> str:
@@ -46,7 +70,7 @@ def percent(share: float | None) -> str:
 
 def five_digits(iou: float | None) -> str:
     """An IoU as proofs print it."""
-    return "–" if iou is None else f"{iou:.5f}"
+    return score_text(iou, 5)
 
 
 def _rows(proof: Proof, limits: Limits) -> Iterator[tuple[str, str, str, str]]:
@@ -57,9 +81,10 @@ def _rows(proof: Proof, limits: Limits) -> Iterator[tuple[str, str, str, str]]:
         name = f"agreement with PyTorch FP32, batch {found.batch}"
         words = rf"agreement IoU .* at batch {found.batch} is below "
         yield name, f"IoU {found.agreement_iou:.5f}", least, words
+    truth = f"{five_digits(proof.model_iou)}, PyTorch {five_digits(proof.reference_iou)}"
     yield (
-        "IoU against truth",
-        f"{five_digits(proof.model_iou)}, PyTorch {five_digits(proof.reference_iou)}",
+        _TRUTH,
+        truth if is_scored(proof) else "n/a",
         f"may drop by {limits.iou_drop:g}",
         "IoU against truth ",
     )

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 from flowerseg.artifact import Artifact, Proof
 from flowerseg.files import write_bytes
-from flowerseg.proof.checks import Check, checks_of
+from flowerseg.proof.checks import Check, checks_of, warnings_of
 
 # A file's name may hold characters that XML 1.0 (section 2.2) cannot, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -32,8 +32,9 @@ def junit_from_proof(proof: Proof, model: str) -> bytes:
         "failures": str(sum(bool(check.faults) for check in checks)),
         "errors": "0",
     }
+    skipped = str(sum(check.is_skipped for check in checks))
     root = ET.Element("testsuites", {"name": "flowerseg-verify", **counts})
-    suite = ET.SubElement(root, "testsuite", {"name": _xml(model), **counts, "skipped": "0"})
+    suite = ET.SubElement(root, "testsuite", {"name": _xml(model), **counts, "skipped": skipped})
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(proof).items():
         ET.SubElement(properties, "property", {"name": name, "value": _xml(value)})
@@ -41,12 +42,17 @@ def junit_from_proof(proof: Proof, model: str) -> bytes:
     class_name = f"flowerseg.proof.{model.replace('.', '_')}"
     for check in checks:
         _add_case(suite, check, class_name)
+    if warnings := warnings_of(proof):
+        text = "\n".join(f"WARNING {warning}" for warning in warnings)
+        ET.SubElement(suite, "system-err").text = _xml(text)
     ET.indent(root)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
 def _add_case(suite: ET.Element, check: Check, class_name: str) -> None:
     case = ET.SubElement(suite, "testcase", {"classname": _xml(class_name), "name": check.name})
+    if check.is_skipped:
+        ET.SubElement(case, "skipped")
     if check.faults:
         about = {"message": _xml(check.faults[0]), "type": "ParityError"}
         ET.SubElement(case, "failure", about).text = _xml("\n".join(check.faults))

@@ -21,14 +21,17 @@ from flowerseg.artifact import (
     WorstPhoto,
 )
 from flowerseg.backends.pytorch import PyTorchBackend, open_checkpoint
+from flowerseg.caveats import Caveat, label_caveats
 from flowerseg.checkpoint import network_from_artifact
 from flowerseg.data import PhotoSet
 from flowerseg.errors import ArtifactError, ParityError
+from flowerseg.evaluate import seen_caveats
 from flowerseg.half import emulated_half_from_network
-from flowerseg.metrics import Counts, count, iou, total
+from flowerseg.metrics import Counts, agreement_iou, count, iou, set_iou, total
 from flowerseg.model import specialised
 from flowerseg.proof.compare import Compared, Expected, compare, expect, undecided_difference
 from flowerseg.proof.limits import LIMITS
+from flowerseg.seen import signature_of
 from flowerseg.segmenter import Segmenter
 from flowerseg.selftest import own_map, require_same_map
 
@@ -63,7 +66,10 @@ class Parity:
     @property
     def agreements(self) -> dict[int, float]:
         """Agreement IoU over all photos at each batch size."""
-        return {n: iou(total(c.agreement for c in found)) for n, found in self.by_batch.items()}
+        return {
+            n: agreement_iou(total(c.agreement for c in found))
+            for n, found in self.by_batch.items()
+        }
 
     @property
     def all(self) -> list[Compared]:
@@ -153,6 +159,7 @@ def prove(
         reference_sha256=reference.manifest.sha256,
         **_figures(parity, expected),
         emulated_agreement_iou=_lowest(emulated.parity if emulated else None),
+        caveats=_caveats(reference, photos, expected),
         selftest_map="" if faults else selftest_map,
     )
     return Evidence(proof, parity, expected, emulated)
@@ -271,8 +278,8 @@ def faults_of(parity: Parity, expected: Sequence[Expected], limits: Limits) -> l
                 f"more than {limits.undecided_difference:g}"
             )
     faults += _faults_of_places(parity, limits)
-    drop = _reference_iou(expected) - _model_iou(parity)
-    if drop > limits.iou_drop:
+    drop = _iou_drop(parity, expected)
+    if drop is not None and drop > limits.iou_drop:
         faults.append(f"IoU against truth drops by {drop:.4f}, more than {limits.iou_drop}")
     if not any(item.band.any() for item in expected):
         faults.append(
@@ -340,7 +347,9 @@ def _figures(parity: Parity, expected: Sequence[Expected]) -> dict[str, Any]:
         "largest_difference": max(c.largest_difference for c in parity.all),
         "undecided_difference": max(map(undecided_difference, parity.by_batch.values())),
         "worst": tuple(
-            WorstPhoto(w.compared.name, w.batch, iou(w.compared.agreement), w.compared.flipped)
+            WorstPhoto(
+                w.compared.name, w.batch, agreement_iou(w.compared.agreement), w.compared.flipped
+            )
             for w in parity.worst
         ),
         "model_iou": _model_iou(parity),
@@ -396,18 +405,37 @@ def _batches(expected: Sequence[Expected], size: int, least: int) -> Iterator[Se
 
 
 def _worst_of(found: Sequence[Compared]) -> str:
-    worst = min(found, key=lambda c: iou(c.agreement))
-    return f"worst photo {worst.name}: {iou(worst.agreement):.4f}"
+    worst = min(found, key=lambda c: agreement_iou(c.agreement))
+    return f"worst photo {worst.name}: {agreement_iou(worst.agreement):.4f}"
 
 
-def _model_iou(parity: Parity) -> float:
-    """Of the batch size that does worst against truth, each photo once."""
+def _model_iou(parity: Parity) -> float | None:
+    """Of the batch size that does worst against truth, each photo once; None as in `set_iou`."""
     photos = min(len(found) for found in parity.by_batch.values())
-    return min(iou(total(c.truth for c in found[:photos])) for found in parity.by_batch.values())
+    each = [set_iou(total(c.truth for c in found[:photos])) for found in parity.by_batch.values()]
+    return min((found for found in each if found is not None), default=None)
 
 
-def _reference_iou(expected: Sequence[Expected]) -> float:
-    return iou(total(_against_truth(e) for e in expected))
+def _reference_iou(expected: Sequence[Expected]) -> float | None:
+    return set_iou(total(_against_truth(e) for e in expected))
+
+
+def _iou_drop(parity: Parity, expected: Sequence[Expected]) -> float | None:
+    """How much IoU against truth is lost; None where the labels give no score."""
+    model, reference = _model_iou(parity), _reference_iou(expected)
+    return None if model is None or reference is None else reference - model
+
+
+def _caveats(
+    reference: Artifact, photos: PhotoSet, expected: Sequence[Expected]
+) -> tuple[Caveat, ...]:
+    """What is to be known about the figures against truth; the file's are near the reference's."""
+    data = reference.manifest.data
+    counts = [_against_truth(item) for item in expected]
+    found = label_caveats(counts, data.val_iou if data else None)
+    if _reference_iou(expected) is None:
+        return found
+    return found + seen_caveats(data, photos, [signature_of(item.frame) for item in expected])
 
 
 def _against_truth(expected: Expected) -> Counts:

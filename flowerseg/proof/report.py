@@ -11,9 +11,9 @@ from flowerseg.artifact import Artifact
 from flowerseg.data import PhotoSet
 from flowerseg.files import write_bytes
 from flowerseg.images import resize_area
-from flowerseg.metrics import iou, total
+from flowerseg.metrics import agreement_iou, iou, total
 from flowerseg.page import jpeg_url, png_url, render_page
-from flowerseg.proof.checks import checks_of, five_digits, percent
+from flowerseg.proof.checks import checks_of, five_digits, is_scored, percent, warnings_of
 from flowerseg.proof.compare import BAND_PX, Compared, Expected
 from flowerseg.proof.pictures import close_up_of, difference, overview, shown_size
 from flowerseg.proof.prove import Evidence, Worst
@@ -25,7 +25,7 @@ class BatchRow:
 
     batch: int
     agreement_iou: float
-    band_iou: float
+    band_iou: float | None  # None: the reference draws no outline
     flipped_pixels: int
     worst: Compared  # the photo of which most pixels change sides
 
@@ -73,6 +73,8 @@ def write_report(
         manifest=artifact.manifest,
         proof=evidence.proof,
         checks=checks_of(evidence.proof),
+        warnings=warnings_of(evidence.proof),
+        is_scored=is_scored(evidence.proof),
         batches=batch_rows(evidence),
         band_px=BAND_PX,
         worst=list(_worst_rows(evidence, photos)),
@@ -101,7 +103,7 @@ def batch_rows(evidence: Evidence) -> list[BatchRow]:
     return [
         BatchRow(
             batch,
-            iou(total(c.agreement for c in found)),
+            agreement_iou(total(c.agreement for c in found)),
             iou(total(c.band for c in found)),
             sum(c.flipped for c in found),
             max(found, key=lambda c: c.flipped_share),
@@ -124,7 +126,7 @@ def _worst_row(worst: Worst, expected: Expected, rgb: Rgb) -> WorstRow:
     return WorstRow(
         name=compared.name,
         batch=worst.batch,
-        agreement_iou=iou(compared.agreement),
+        agreement_iou=agreement_iou(compared.agreement),
         flipped_pixels=compared.flipped,
         flipped_share=compared.flipped_share,
         photo=jpeg_url(resize_area(rgb, shown_size(size_of(rgb)))),

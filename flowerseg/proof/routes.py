@@ -25,7 +25,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from flowerseg.arrays import Rgb, size_of
 from flowerseg.images import decode_rgb, decode_rgb_reduced
 from flowerseg.listing import list_photos
-from flowerseg.metrics import count_agreement, iou, total
+from flowerseg.metrics import agreement_iou, count_agreement, total
 from flowerseg.preprocess import Preprocess, frame_from_photo
 from flowerseg.printable import printable
 from flowerseg.segmenter import Segmenter
@@ -135,7 +135,9 @@ def _agreement(
         apart = np.abs(frames[0].astype(np.int16) - frames[1])
         means.append(float(apart.mean()))
         largest = max(largest, int(apart.max()))
-    return RouteAgreement(name, len(photos), iou(total(counts)), float(np.mean(means)), largest)
+    return RouteAgreement(
+        name, len(photos), agreement_iou(total(counts)), float(np.mean(means)), largest
+    )
 
 
 @click.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 from flowerseg.artifact import Artifact, Proof
 from flowerseg.files import write_bytes
 from flowerseg.markdown import markdown_code_block, markdown_line, markdown_text
-from flowerseg.proof.checks import checks_of
+from flowerseg.proof.checks import checks_of, is_scored, warnings_of
 
 
 def write_summary(path: Path, artifact: Artifact, proof: Proof, command: str) -> None:
@@ -27,6 +27,8 @@ def markdown_from_proof(proof: Proof, model: str, command: str) -> str:
 
 def _lines(proof: Proof, model: str, command: str) -> Iterator[str]:
     verdict = "proved" if proof.status == "proved" else "**FAILED**"
+    if proof.status == "proved" and not is_scored(proof):
+        verdict = "agreement proved"
     data = markdown_text(proof.data)
     yield f"### {markdown_text(model)}: {verdict} on {proof.photos} photos of {data}"
     yield from ("", "| check | found | limit | |", "|---|---|---|---|")
@@ -36,6 +38,8 @@ def _lines(proof: Proof, model: str, command: str) -> Iterator[str]:
     yield from ("", f"{proof.flipped_pixels} of {proof.pixels} pixels change sides; {how}.")
     if proof.faults:
         yield from ("", "Faults:", "", *(f"- {markdown_line(fault)}" for fault in proof.faults))
+    if warnings := warnings_of(proof):
+        yield from ("", "Warnings:", "", *(f"- {markdown_line(warning)}" for warning in warnings))
     if proof.worst:
         yield from ("", "Worst photos:", "")
     for photo in proof.worst:

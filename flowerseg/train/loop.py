@@ -4,23 +4,26 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from flowerseg.arrays import Foreground
+from flowerseg.arrays import Foreground, Rgb
 from flowerseg.artifact import Data, Kind, Manifest, Precision, rewrite_manifest, versions_here
 from flowerseg.backends.device import device_name, resolve_device
 from flowerseg.backends.pytorch import PyTorchBackend
+from flowerseg.caveats import Caveat, caveat_text
 from flowerseg.checkpoint import load_checkpoint
 from flowerseg.data import open_photos, refuse_overlap
 from flowerseg.datacheck import DataCheck, check_photos
 from flowerseg.errors import TrainingError
 from flowerseg.evaluate import count_foregrounds, count_labelled, segment_labelled
-from flowerseg.labelled import PhotoSet
+from flowerseg.labelled import LabelledPhoto, PhotoSet
 from flowerseg.metrics import Counts, scores
 from flowerseg.model import FlowerNet, foreground_from_logits
 from flowerseg.proof.painted import selftest_from_reference
+from flowerseg.seen import TrainingPhotos, signature_of, training_photos
 from flowerseg.segmenter import Segmenter
 from flowerseg.train.amp import resolve_amp
 from flowerseg.train.config import Fault, TrainConfig, rebuild_command
@@ -28,8 +31,16 @@ from flowerseg.train.examples import Examples, cached_examples, epoch_views, liv
 from flowerseg.train.features import Features
 from flowerseg.train.frames import EpochViews, View, seed_from
 from flowerseg.train.processes import Processes, device_of_this_process, joined_processes
-from flowerseg.train.report import WORST, Epoch, ScoredSplit, TrainReport, scored_split
+from flowerseg.train.report import (
+    STARTING_WEIGHTS,
+    WORST,
+    Epoch,
+    ScoredSplit,
+    TrainReport,
+    scored_split,
+)
 from flowerseg.train.run import BEST, Progress, RunFolder
+from flowerseg.train.start import StartingPhotos
 from flowerseg.train.trainer import OnStep, Trainer, moving_tensors
 from flowerseg.weights import network_from_weights
 
@@ -105,6 +116,8 @@ class _Splits:
     val: PhotoSet
     test: PhotoSet | None
     check: DataCheck
+    learned: TrainingPhotos  # by the network, once it has trained
+    caveats: dict[str, tuple[Caveat, ...]]  # of the scores of val and test, by the split's name
 
 
 class _Session:
@@ -153,6 +166,9 @@ class _Session:
         for fault in self._config.faults:
             self._watcher.note(f"FAULT {fault}: {fault.words}.")
         self._watcher.note(splits.check.to_text())
+        for name, caveats in splits.caveats.items():
+            for caveat in caveats:
+                self._watcher.note(f"WARNING {name}: {caveat_text(caveat, STARTING_WEIGHTS)}")
 
     def _go_on(self, trainer: Trainer, basis: str) -> None:
         found = self._folder.load_state(basis)
@@ -199,9 +215,8 @@ class _Session:
                 self._folder.save_state(self._progress, trainer.state(), basis)
             self._watcher.epoch(self._progress.epochs[-1])
         if self._processes.is_first:
-            self._folder.save_last(
-                trainer.network, self._manifest(splits, self._progress.epochs[-1])
-            )
+            iou = _defined_iou(self._progress.epochs[-1], splits.val)
+            self._folder.save_last(trainer.network, self._manifest(splits, iou))
 
     def _counting(self, number: int, batches: EpochViews) -> OnStep:
         """Tells the watcher of the steps of one epoch."""
@@ -228,15 +243,16 @@ class _Session:
             return
         counts = self._validated(network, splits.val, examples.val)
         epoch = Epoch(epoch.epoch, epoch.lr, epoch.train_loss, scores(counts))
+        iou = _defined_iou(epoch, splits.val)
         progress.epochs.append(epoch)
-        is_best = epoch.iou > progress.best_iou
+        is_best = iou > progress.best_iou
         if is_best:
-            progress.best_epoch, progress.best_iou = epoch.epoch, epoch.iou
+            progress.best_epoch, progress.best_iou = epoch.epoch, iou
             progress.best_counts = counts
         if not self._processes.is_first:
             return
         if is_best:
-            manifest = self._manifest(splits, epoch)
+            manifest = self._manifest(splits, iou)
             progress.best_sha256 = self._folder.save_best(network, manifest)
         self._folder.write_epochs(progress.epochs)
         shown = segment_labelled(
@@ -269,11 +285,17 @@ class _Session:
             segmenter = _segmenter(best, config, self._device)
             rewrite_manifest(artifact, selftest=selftest_from_reference(segmenter))
         scored = [
-            scored_split("validation (chose the checkpoint)", splits.val, progress.best_counts)
+            scored_split(
+                "validation (chose the checkpoint)",
+                splits.val,
+                progress.best_counts,
+                splits.caveats[splits.val.name],
+            )
         ]
         if splits.test is not None:
             counts = self._validated(best, splits.test, None)
-            scored.append(scored_split("test (looked at once)", splits.test, counts))
+            caveats = splits.caveats[splits.test.name]
+            scored.append(scored_split("test (looked at once)", splits.test, counts, caveats))
         report = TrainReport(
             checkpoint=str(config.out / BEST),
             checkpoint_sha256=progress.best_sha256,
@@ -300,13 +322,15 @@ class _Session:
         return report
 
     def _write_worst(self, best: FlowerNet, split: ScoredSplit, photos: PhotoSet) -> None:
+        if not split.worst:
+            return
         places = {item.name: place for place, item in enumerate(photos.photos)}
         worst = photos.part([places[name] for name, _ in split.worst])
         segmenter = _segmenter(best, self._config, self._device)
         name = f"worst_{split.name.rpartition('/')[2]}"
         self._folder.write_panels(name, list(segment_labelled(segmenter, worst, WORST)))
 
-    def _manifest(self, splits: _Splits, epoch: Epoch) -> Manifest:
+    def _manifest(self, splits: _Splits, val_iou: float) -> Manifest:
         config = self._config
         return Manifest(
             kind=Kind.CHECKPOINT,
@@ -318,8 +342,9 @@ class _Session:
                 fingerprint=splits.train.fingerprint,
                 train_photos=len(splits.train),
                 val_photos=len(splits.val),
-                val_iou=epoch.iou,
+                val_iou=val_iou,
                 rules=config.rules,
+                seen=splits.learned,
             ),
             rebuild=rebuild_command(config),
         )
@@ -342,7 +367,29 @@ def _open_splits(config: TrainConfig) -> _Splits:
         if test:
             refuse_overlap(train, test)
             refuse_overlap(val, test)
-    return _Splits(train, val, test or None, check_photos(train, val, test or None))
+    signatures: dict[Path, bytes] = {}
+
+    def keep_signature(item: LabelledPhoto, rgb: Rgb) -> None:
+        signatures[item.photo] = signature_of(rgb)
+
+    check = check_photos(train, val, test or None, keep_signature)
+    start = StartingPhotos.of(config.weights)
+    learned = training_photos((signatures[item.photo] for item in train.photos), start.photos)
+    caveats = {
+        split.name: start.caveats(split, [signatures[item.photo] for item in split.photos])
+        for split in (val, *([test] if test else []))
+    }
+    return _Splits(train, val, test or None, check, learned, caveats)
+
+
+def _defined_iou(epoch: Epoch, val: PhotoSet) -> float:
+    """The IoU of a validated epoch, which chooses the checkpoint."""
+    if epoch.iou is None:
+        raise TrainingError(
+            f"{val.name}: its labels do not hold both flower and background, so no epoch can be "
+            "chosen by them. Give another --val-split."
+        )
+    return epoch.iou
 
 
 def _basis(splits: _Splits, network: FlowerNet) -> str:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from flowerseg.caveats import Caveat, caveat_text
 from flowerseg.errors import TrainingError
 from flowerseg.files import write_text
 from flowerseg.images import read_rgb, resize_area
+from flowerseg.jsonform import from_json
 from flowerseg.page import jpeg_url, render_page
 from flowerseg.pictures import COLUMNS, unstacked
+from flowerseg.train.report import STARTING_WEIGHTS
 
 Report: TypeAlias = Mapping[str, Any]
 """What report.json holds."""
@@ -98,6 +101,7 @@ def _page(report: Report, folder: Path) -> str:
         report=report,
         chosen=report["splits"][0],
         tests=report["splits"][1:],
+        warnings=report_warnings(report),
         validated=validated,
         scores=SCORES,
         classes=class_rows(report["splits"]),
@@ -110,6 +114,15 @@ def _page(report: Report, folder: Path) -> str:
     )
 
 
+def report_warnings(report: Report) -> list[str]:
+    """The caveats of the splits in sentences; a report older than them has none."""
+    return [
+        f"{split['name']}: {caveat_text(from_json(Caveat, caveat), STARTING_WEIGHTS)}"
+        for split in report["splits"]
+        for caveat in split.get("caveats", [])
+    ]
+
+
 def class_rows(
     splits: Sequence[Mapping[str, Any]],
 ) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
@@ -120,7 +133,12 @@ def class_rows(
     """
     names = {name for split in splits for name in split["by_class"]}
     rows = [(name, [split["by_class"].get(name) for split in splits]) for name in names]
-    return sorted(rows, key=lambda row: (row[1][0]["iou"] if row[1][0] else 2.0, row[0]))
+    return sorted(rows, key=lambda row: (_rank(row[1][0]), row[0]))
+
+
+def _rank(found: Mapping[str, Any] | None) -> float:
+    """Place of a class in the table; those without a score come last."""
+    return 2.0 if found is None or found["iou"] is None else float(found["iou"])
 
 
 def next_steps(report: Report) -> list[str]:

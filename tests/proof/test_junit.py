@@ -7,7 +7,9 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
+from flowerseg.arrays import BACKGROUND
 from flowerseg.artifact import Artifact, BatchAgreement, Limits, Proof, WorstPhoto
+from flowerseg.caveats import Caveat, CaveatKind
 from flowerseg.metrics import Counts
 from flowerseg.proof import Compared, Expected
 from flowerseg.proof.checks import checks_of, percent
@@ -127,6 +129,8 @@ ALLOWED = {
     "properties": (set(), {"property"}),
     "property": ({"name", "value"}, set()),
     "testcase": ({"name", "classname", "time"}, {"skipped", "failure", "system-out", "system-err"}),
+    "skipped": (set(), set()),
+    "system-err": (set(), set()),
     "failure": ({"type", "message"}, set()),
     "system-out": (set(), set()),
 }
@@ -195,11 +199,14 @@ def test_fault_of_an_unknown_kind_is_a_failed_case_of_its_own() -> None:
 def test_every_fault_that_the_proof_words_has_its_check() -> None:
     """All at once: masks that disagree at batch 1 and 8, at one place, and lose against truth."""
     half, right = Counts(50, 0, 50, 0), Counts(100, 0, 0, 0)
-    bad = Compared("a b at batch 8 is below", half, half, half, 1.0)
+    lost = Counts(40, 0, 50, 10)  # against labels with background in the last row
+    bad = Compared("a b at batch 8 is below", half, half, lost, 1.0)
     good = Compared("a b at batch 8 is below", right, right, right, 0.0)
     full = np.ones((10, 10), np.bool_)
     frame = np.zeros((10, 10, 3), np.uint8)
-    expected = Expected(bad.name, frame, full.astype(np.uint8), frame[..., 0], full, full)
+    labels = full.astype(np.uint8)
+    labels[-1] = BACKGROUND
+    expected = Expected(bad.name, frame, labels, frame[..., 0], full, full)
     parity = Parity({1: [bad], 8: [bad]}, [(8, 0, good), (8, 1, bad)], [])
     limits = Limits(0.998, 0.002, 0.01, 0.25)
     own = faults_of(parity, [expected], limits)
@@ -214,6 +221,40 @@ def test_every_fault_that_the_proof_words_has_its_check() -> None:
         ("the same photo at every place of a batch", 1),
         ("half precision, emulated", 8),
     ]
+
+
+UNSCORED = dataclasses.replace(
+    PROOF,
+    status="proved",
+    faults=(),
+    model_iou=None,
+    reference_iou=None,
+    caveats=(Caveat(CaveatKind.NO_LABELLED_FLOWER, 6),),
+)
+
+
+def test_truth_without_a_score_is_a_skipped_case_and_its_reason_stands_beside_it() -> None:
+    root = ET.fromstring(junit_from_proof(UNSCORED, "flower.onnx"))
+    (skipped,) = (case for case in root.iter("testcase") if case.find("skipped") is not None)
+    assert skipped.attrib["name"] == "IoU against truth"
+    assert skipped.findtext("system-out") == "n/a (may drop by 0.002)"
+    assert (root[0].attrib["skipped"], root[0].attrib["failures"]) == ("1", "0")
+    lines = (root[0].findtext("system-err") or "").splitlines()
+    assert lines[0].startswith("WARNING No flower is labelled in the 6 photos")
+    assert lines[1] == (
+        "WARNING Agreement with the reference was checked, IoU against truth was not."
+    )
+    for element in root.iter():
+        attributes, children = ALLOWED[element.tag]
+        assert set(element.attrib) <= attributes
+        assert {child.tag for child in element} <= children
+
+
+def test_summary_without_a_score_claims_agreement_only() -> None:
+    text = markdown_from_proof(UNSCORED, "flower.onnx", "")
+    assert text.startswith("### flower.onnx: agreement proved on 6 photos")
+    assert "| IoU against truth | n/a | may drop by 0.002 | n/a |" in text
+    assert "- No flower is labelled in the 6 photos" in text
 
 
 def test_proof_that_was_not_run_has_no_checks() -> None:

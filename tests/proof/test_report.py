@@ -18,6 +18,7 @@ from flowerseg.artifact import (
     Precision,
     Proof,
 )
+from flowerseg.caveats import Caveat, CaveatKind
 from flowerseg.data import LabelledPhoto, PhotoSet
 from flowerseg.folder import MASK_PALETTE
 from flowerseg.images import decode_rgb, write_mask, write_png
@@ -61,6 +62,24 @@ def test_each_batch_size_has_its_row(page: str) -> None:
     assert "1 0.99252" in words(page)
     assert "8 1.00000 1.00000 0 – 0 %" in words(page)
     assert "3 leaf 0.02 %" in words(page)
+
+
+def test_a_warning_about_the_labels_is_on_the_page(tmp_path: Path) -> None:
+    doubted = evidence(caveats=(Caveat(CaveatKind.LABELS_CONTRADICTED, 1, iou=0.03),))
+    text = words(written(tmp_path, doubted))
+    assert "Warning: The reference itself scores IoU 0.0300 against these labels" in text
+    assert "by agreement alone" not in text
+
+
+def test_truth_without_a_score_is_na_and_only_agreement_is_called_proved(tmp_path: Path) -> None:
+    caveats = (Caveat(CaveatKind.NO_LABELLED_PIXEL, 1),)
+    unscored = evidence(model_iou=None, reference_iou=None, caveats=caveats)
+    text = words(written(tmp_path, unscored))
+    assert "a.onnx is proved by agreement alone" in text
+    assert "n/a IoU against truth, PyTorch" in text
+    assert "n/a IoU against truth, this file" in text
+    assert "n/a IoU against truth n/a may drop by 0.01" in text
+    assert "No pixel of the 1 photo is labelled" in text
 
 
 def test_worst_photo_is_named_with_its_batch_and_agreement(page: str) -> None:

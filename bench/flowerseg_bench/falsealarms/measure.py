@@ -149,6 +149,12 @@ def finding_of(setup: Setup, verdicts: Sequence[Verdict]) -> Finding:
     )
 
 
+def _iou_lost(proof: dict[str, Any]) -> str:
+    if proof["reference_iou"] is None or proof["model_iou"] is None:
+        return "n/a"
+    return f"{proof['reference_iou'] - proof['model_iou']:+.5f}"
+
+
 def _row(verdict: Verdict) -> tuple[str, ...]:
     proof = verdict.proof
     return (
@@ -157,6 +163,6 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
         f"{proof['agreement_iou']:.5f}",
         f"{proof['flipped_share']:.3%}",
         f"{proof['undecided_difference']:.5f}",
-        f"{proof['reference_iou'] - proof['model_iou']:+.5f}",
+        _iou_lost(proof),
         proof["status"],
     )

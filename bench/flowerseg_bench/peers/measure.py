@@ -14,6 +14,7 @@ from flowerseg.backends import fastest_proved, for_folders, runtimes_here
 from flowerseg.checkpoint import load_checkpoint
 from flowerseg.errors import ArtifactError
 from flowerseg.images import read_mask_colours
+from flowerseg.metrics import score_text
 from flowerseg.predict import PredictSettings
 from flowerseg.segmenter import Segmenter
 from flowerseg_bench.boundaries import Boundary
@@ -68,7 +69,7 @@ class Result:
     way: Way
     measurement: Measurement
     doubts: tuple[str, ...]
-    flower_iou: float
+    flower_iou: float | None  # None: the labels hold one class only
     agreement_iou: float  # with the notebook's masks
 
 
@@ -331,7 +332,7 @@ def _row(
         number(_throughput(result).images_per_s),
         times(to_notebook),
         times(to_rival),
-        f"{result.flower_iou:.4f}",
+        score_text(result.flower_iou),
         f"{result.agreement_iou:.4f}",
         rival.way.name if rival else "-",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flowerseg.errors import DataError
 from flowerseg_bench.process import Watch, command_line, run_process
 from flowerseg_bench.timing import Clock, timed, wall_clock
 
@@ -59,12 +60,18 @@ class Trained:
     @property
     def val_iou(self) -> float:
         """Flower IoU on validation, of the best epoch."""
-        return float(self.report["splits"][0]["scores"]["iou"])
+        return self._iou_of(0)
 
     @property
     def test_iou(self) -> float:
         """Flower IoU on the test split, which the run must have been asked for."""
-        return float(self.report["splits"][1]["scores"]["iou"])
+        return self._iou_of(1)
+
+    def _iou_of(self, place: int) -> float:
+        split = self.report["splits"][place]
+        if split["scores"]["iou"] is None:  # of the test split's labels, which nothing refuses
+            raise DataError(f"{split['name']}: no IoU: flower or background is not labelled in it.")
+        return float(split["scores"]["iou"])
 
 
 def train_once(

@@ -549,3 +549,12 @@ def test_failed_photos_are_a_line_each_whatever_their_names(
     assert "\x1b" not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if "all lost" in line]
     assert "a\\nError: all lost[red]\\x1b[2J.jpg: " in line
+
+
+def test_address_of_a_local_folder_is_read_as_the_folder_itself(photos: Path, model: Path) -> None:
+    os.mkfifo(photos / "pipe.jpg")  # which fsspec would wait for
+    result = CliRunner().invoke(
+        predict, [f"file://{photos}", "--model", str(model), "--out", str(photos.parent / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "1 other files and folders skipped" in result.stdout

@@ -46,6 +46,8 @@ def photos_of(source: str, out: Path, *, null: bool) -> "tuple[Listing, Read]":
         raise click.UsageError(f"-0 is for lists of photos, and {source} is none.")
     if is_remote(source):
         remote = RemoteFolder.at(source)
+        if remote.local_folder:
+            return list_photos(remote.local_folder, out), photo_bytes
         return remote.photos(), remote.read
     return list_photos(Path(source), out), photo_bytes
 

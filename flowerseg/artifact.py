@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,11 +18,13 @@ from typing import Any, Literal
 from flowerseg import __version__
 from flowerseg.caveats import Caveat
 from flowerseg.errors import ArtifactError
-from flowerseg.files import replacing, sha256_of, write_text
+from flowerseg.files import replacing, sha256_of, sha256_of_regular, write_text
 from flowerseg.folder import FolderRules
-from flowerseg.jsonform import from_json
+from flowerseg.jsonform import from_json, read_json
 from flowerseg.preprocess import Preprocess
+from flowerseg.ranges import require_between, require_open_share, require_shares
 from flowerseg.seen import TrainingPhotos
+from flowerseg.smallfiles import reason_of
 
 SCHEMA = 1
 
@@ -77,6 +80,10 @@ class Hardware(StrEnum):
     AMPERE_PLUS = "ampere+"  # compute capability 8.0 and above
 
 
+LARGEST_BATCH = 65_536
+"""Far beyond what any GPU's memory holds; a damaged manifest may name any number."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Batch sizes that a file takes; `opt` is the one it is tuned for."""
@@ -86,8 +93,8 @@ class Batch:
     max: int = 64
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max:
-            raise ValueError(f"batch must be 1 <= min <= opt <= max, not {self}")
+        if not 1 <= self.min <= self.opt <= self.max <= LARGEST_BATCH:
+            raise ValueError(f"batch must be 1 <= min <= opt <= max <= {LARGEST_BATCH}, not {self}")
 
     def __str__(self) -> str:
         return f"{self.min}:{self.opt}:{self.max}"
@@ -120,6 +127,11 @@ class Parent:
     name: str
     sha256: str
 
+    def __post_init__(self) -> None:
+        # It is looked up beside the model, and must not lead elsewhere.
+        if self.name in ("", ".", "..") or "/" in self.name or "\0" in self.name:
+            raise ValueError(f"a parent's name must be that of a file, not {self.name[:99]!r}")
+
 
 @dataclass(frozen=True)
 class Data:
@@ -133,6 +145,10 @@ class Data:
     rules: FolderRules = field(default_factory=FolderRules)  # how its folder is read
     seen: TrainingPhotos | None = None  # None: a model older than this field
 
+    def __post_init__(self) -> None:
+        require_between(0, None, train_photos=self.train_photos, val_photos=self.val_photos)
+        require_between(-1, 1, val_iou=self.val_iou)  # -1: of an epoch that was not validated
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -144,6 +160,9 @@ class Limits:
     largest_difference: float = 1.0  # of probabilities, at most
     undecided_difference: float = 1.0  # of undecided probabilities, in the mean, at most
 
+    def __post_init__(self) -> None:
+        require_shares(**dataclasses.asdict(self))
+
 
 @dataclass(frozen=True)
 class BatchAgreement:
@@ -151,6 +170,10 @@ class BatchAgreement:
 
     batch: int
     agreement_iou: float
+
+    def __post_init__(self) -> None:
+        require_between(1, LARGEST_BATCH, batch=self.batch)
+        require_shares(agreement_iou=self.agreement_iou)
 
 
 @dataclass(frozen=True)
@@ -161,6 +184,11 @@ class WorstPhoto:
     batch: int
     agreement_iou: float
     flipped_pixels: int
+
+    def __post_init__(self) -> None:
+        require_between(1, LARGEST_BATCH, batch=self.batch)
+        require_between(0, None, flipped_pixels=self.flipped_pixels)
+        require_shares(agreement_iou=self.agreement_iou)
 
 
 @dataclass(frozen=True)
@@ -194,6 +222,24 @@ class Proof:
     runtime: str = ""  # by name; empty: the first of the file's kind, or none
     caveats: tuple[Caveat, ...] = ()  # about the figures against truth; the model is the reference
     selftest_map: str = ""  # what a proved INT8 file makes of the self-test's photo; base64 PNG
+
+    def __post_init__(self) -> None:
+        for size in self.batch_sizes:
+            require_between(1, LARGEST_BATCH, batch_sizes=size)
+        require_between(
+            0, None, photos=self.photos, flipped_pixels=self.flipped_pixels, pixels=self.pixels
+        )
+        require_shares(
+            agreement_iou=self.agreement_iou,
+            model_iou=self.model_iou,
+            reference_iou=self.reference_iou,
+            emulated_agreement_iou=self.emulated_agreement_iou,
+            band_iou=self.band_iou,
+            flipped_share=self.flipped_share,
+            place_share=self.place_share,
+            largest_difference=self.largest_difference,
+            undecided_difference=self.undecided_difference,
+        )
 
     @property
     def why(self) -> str:
@@ -232,6 +278,10 @@ class EngineBuild:
     version_compatible: bool = False  # runs on this version of TensorRT and newer ones
     refittable: bool = False  # weights can be replaced without another build
     compute_capabilities: tuple[str, ...] = ()  # TensorRT-RTX: "8.9"; empty: all that it knows
+
+    def __post_init__(self) -> None:
+        require_between(1, None, workspace_mib=self.workspace_mib)
+        require_between(0, 5, optimisation_level=self.optimisation_level)
 
 
 @dataclass(frozen=True)
@@ -274,6 +324,11 @@ class Manifest:
     float_type: Precision = Precision.FP32  # INT8 files: what is not quantised computes in it
     profiles: tuple[Batch, ...] = ()  # of an engine, in its order; empty: one, which is `batch`
     trtexec: dict[str, TrtexecCommands] = field(default_factory=dict)  # by TensorRT's major version
+
+    def __post_init__(self) -> None:
+        require_open_share(threshold=self.threshold)
+        if self.profiles and self.batch not in (None, whole_range(self.profiles)):
+            raise ValueError(f"batch {self.batch} is not the range of all profiles together")
 
     @property
     def ranges(self) -> tuple[Batch, ...]:
@@ -322,17 +377,38 @@ def open_artifact(path: Path) -> Artifact:
     Raises:
         ArtifactError: file or manifest is missing or unreadable, or the SHA-256 differs.
     """
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such model file. Check the path, or export one first.")
+    _require_file(path)
     manifest = read_manifest(manifest_path(path))
-    actual = sha256_of(path)
+    actual = _digest_of(path)
     if actual != manifest.sha256:
+        # A manifest that does not belong to the file may be anybody's: none of its text is advice.
         raise ArtifactError(
             f"{path}: the file is not the one its manifest describes (SHA-256 {actual[:12]}…, "
             f"manifest {manifest.sha256[:12]}…). It was changed, cut off or replaced. "
-            f"Copy both files again, or rebuild: {manifest.rebuild or 'flowerseg-export'}"
+            "Copy both files again, or make the model again with flowerseg-export or "
+            "flowerseg-train."
         )
     return Artifact(path, manifest)
+
+
+def _require_file(path: Path) -> None:
+    try:
+        if path.is_file():
+            return
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: the model file cannot be read: {reason_of(error)}. Check the path."
+        ) from error
+    raise ArtifactError(f"{path}: no such model file. Check the path, or export one first.")
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        return sha256_of_regular(path, follows_link=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: the model file cannot be read: {reason_of(error)}. Copy it again."
+        ) from error
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -342,24 +418,38 @@ def read_manifest(path: Path) -> Manifest:
         ArtifactError: it is missing, not JSON, of another schema or has wrong fields.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{path}: the manifest is missing; without it nobody knows what the model expects. "
             "Copy it along with the model file, or export the model again."
         ) from error
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: not a readable manifest: {error}. Copy it again.") from error
-    if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
-        found = fields.get("schema") if isinstance(fields, dict) else None
         raise ArtifactError(
-            f"{path}: manifest schema {found!r}; this flowerseg {__version__} reads {SCHEMA}. "
-            "Export the model again with this version."
+            f"{path}: not a readable manifest: {reason_of(error)}. Copy it again."
+        ) from error
+    found = fields.get("schema") if isinstance(fields, dict) else None
+    if type(found) is not int or found != SCHEMA:
+        raise ArtifactError(
+            f"{path}: manifest schema {reprlib.repr(found)}; this flowerseg {__version__} reads "
+            f"{SCHEMA}. Export the model again with this version."
         )
     try:
         return from_json(Manifest, fields)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: wrong field in the manifest: {error}.") from error
+
+
+def rebuild_advice(path: Path) -> str:
+    """What to do with a file that cannot be used here.
+
+    The manifest's own `rebuild` is not printed: it is text from whoever made the file, and would
+    look like a command that flowerseg recommends.
+    """
+    return (
+        f"Export the checkpoint again with flowerseg-export; `rebuild` in {manifest_path(path)} "
+        "says how this file was made."
+    )
 
 
 def publish(path: Path, manifest: Manifest, write: Callable[[Path], None]) -> Artifact:

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from flowerseg.artifact import Artifact, Kind, Manifest, open_artifact, publish
-from flowerseg.errors import ArtifactError
+from flowerseg.errors import ArtifactError, some_of
 from flowerseg.model import Architecture, FlowerNet
+from flowerseg.tensorfile import read_tensors, require_weights, write_tensors
 
 FORMAT = "flowerseg-checkpoint-1"
 
@@ -21,7 +22,7 @@ def save_checkpoint(path: Path, network: FlowerNet, manifest: Manifest) -> Artif
         "head_padding": network.head.padding[0],
         "weights": weights,
     }
-    return publish(path, manifest, lambda temporary: torch.save(content, temporary))
+    return publish(path, manifest, lambda temporary: write_tensors(content, temporary))
 
 
 def load_checkpoint(path: Path) -> tuple[Artifact, FlowerNet]:
@@ -45,34 +46,42 @@ def network_from_artifact(artifact: Artifact) -> FlowerNet:
             f"{artifact.path} is a model of kind {artifact.manifest.kind}; a checkpoint (.pt) of "
             "flowerseg-train is needed here."
         )
-    content = read_weights_only(artifact.path)
+    content = read_tensors(artifact.path)
     if content.get("format") != FORMAT:
         raise ArtifactError(f"{artifact.path}: not a {FORMAT} file. Train or export it again.")
-    network = FlowerNet(
-        Architecture(content["architecture"]), head_padding=content.get("head_padding", 1)
-    )
-    try:
-        network.load_state_dict(
-            {
-                name: t.float() if t.is_floating_point() else t
-                for name, t in content["weights"].items()
-            }
+    network = _empty_network(content, artifact.path)
+    weights = require_weights(content.get("weights"), artifact.path)
+    if reason := _misfit(network.state_dict(), weights):
+        raise ArtifactError(
+            f"{artifact.path}: weights do not fit {network.architecture}: {reason}. Train or "
+            "export it again."
         )
-    except RuntimeError as error:
-        raise ArtifactError(f"{artifact.path}: weights do not fit: {error}") from error
+    network.load_state_dict(
+        {name: t.float() if t.is_floating_point() else t for name, t in weights.items()}
+    )
     return network.eval()
 
 
-def read_weights_only(path: Path) -> dict[str, Any]:
-    """Read a file of tensors without running any code in it.
+def _empty_network(content: dict[str, Any], path: Path) -> FlowerNet:
+    architecture, padding = content.get("architecture"), content.get("head_padding", 1)
+    known = [str(each) for each in Architecture]
+    if architecture not in known or type(padding) is not int or padding not in (0, 1):
+        raise ArtifactError(
+            f"{path}: unknown architecture or padding of the head; this flowerseg knows "
+            f"{', '.join(known)} with a padding of 0 or 1. Train or export it again."
+        )
+    return FlowerNet(Architecture(architecture), head_padding=padding)
 
-    Raises:
-        ArtifactError: it cannot be read so.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types here; each means the same to the user
-        raise ArtifactError(f"{path}: not a readable weights file: {error}") from error
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{path}: holds a {type(content).__name__}, not weights by name.")
-    return content
+
+def _misfit(own: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
+    """The first weight that is missing, unknown or of another shape; empty where all fit."""
+    if missing := sorted(own.keys() - weights.keys()):
+        return f"{some_of(missing)} missing"
+    if unknown := sorted(weights.keys() - own.keys(), key=ascii):
+        return f"{some_of(unknown)} unknown"
+    for name, tensor in weights.items():
+        if tensor.shape != own[name].shape:
+            return f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+        if tensor.is_floating_point() != own[name].is_floating_point():
+            return f"{name} is {tensor.dtype}, not {own[name].dtype}"
+    return ""

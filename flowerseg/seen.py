@@ -29,6 +29,11 @@ class TrainingPhotos:
     signatures: str = ""  # in base64, one after the other, sorted
     is_complete: bool = True  # False: what the starting weights had learned from is not known
 
+    def __post_init__(self) -> None:
+        # Raises ValueError where it is no base64.
+        if len(base64.b64decode(self.signatures, validate=True)) % _BYTES:
+            raise ValueError(f"signatures must be {_BYTES} bytes for each photo")
+
     @property
     def as_bytes(self) -> list[bytes]:
         """The signature of each photo."""

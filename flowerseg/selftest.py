@@ -7,16 +7,27 @@ that the FP32 reference made of it, and opening the model sends the photo down t
 """
 
 import base64
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from flowerseg.arrays import Foreground
-from flowerseg.artifact import Artifact, Manifest, Precision, SelfTest, computed_in
+from flowerseg.artifact import (
+    Artifact,
+    Manifest,
+    Precision,
+    SelfTest,
+    computed_in,
+    manifest_path,
+)
 from flowerseg.backends.base import Backend, run
-from flowerseg.errors import ArtifactError
+from flowerseg.errors import ArtifactError, ImageError
 from flowerseg.images import decode_rgb, encode_png
 from flowerseg.preprocess import Preprocess, frame_from_photo
+
+_PHOTO = "the photo of the self-test"
+_MAP = "the map of the self-test"
 
 
 @dataclass(frozen=True)
@@ -57,10 +68,14 @@ def require_same_map(artifact: Artifact, backend: Backend) -> None:
     manifest = artifact.manifest
     if manifest.selftest is None:
         return
-    found = difference(
-        foreground_here(manifest.selftest, manifest.preprocess, backend),
-        _stored_foreground(manifest, backend.info.runtime),
-    )
+    try:
+        stored = _stored_foreground(manifest, backend.info.runtime)
+        found = difference(foreground_here(manifest.selftest, manifest.preprocess, backend), stored)
+    except (ImageError, ValueError) as error:
+        raise ArtifactError(
+            f"{manifest_path(artifact.path)}: the self-test cannot be read: {error}. Copy the "
+            "model file and its manifest again."
+        ) from error
     allowed = TOLERANCES[computed_in(backend.info.runtime, manifest.precision)]
     if found.exceeds(allowed):
         info = backend.info
@@ -70,7 +85,7 @@ def require_same_map(artifact: Artifact, backend: Backend) -> None:
             f"{allowed.mean}) and {found.largest} at most (allowed {allowed.largest}). Photos are "
             "decoded, resized or ordered otherwise here than in training, or the runtime computes "
             "something else; masks would be wrong in silence. Install the OpenCV of the "
-            f"manifest ({manifest.versions.get('opencv-python-headless', 'unknown')}), and ask "
+            f"manifest ({_opencv_version(manifest)}), and ask "
             f"flowerseg-verify {artifact.path} whether the runtime is at fault."
         )
 
@@ -91,7 +106,7 @@ def own_map(artifact: Artifact, backend: Backend) -> str:
 
 def foreground_here(selftest: SelfTest, preprocess: Preprocess, backend: Backend) -> Foreground:
     """The map (H, W) of the stored photo: decoded, resized and segmented like any other photo."""
-    rgb = decode_rgb(base64.b64decode(selftest.photo), "the photo of the self-test")
+    rgb = decode_rgb(_from_base64(selftest.photo), _PHOTO)
     frame = frame_from_photo(rgb, preprocess)
     takes = backend.info.batch
     foregrounds = run(backend, np.stack([frame] * (takes.min if takes else 1)))
@@ -104,9 +119,24 @@ def _stored_foreground(manifest: Manifest, runtime: str) -> Foreground:
     proof = manifest.proof_in(runtime)
     own = proof.selftest_map if proof is not None else ""
     reference = manifest.selftest.foreground if manifest.selftest is not None else ""
-    data = base64.b64decode(own or reference)
-    grey: Foreground = decode_rgb(data, "the map of the self-test")[..., 0]
+    grey: Foreground = decode_rgb(_from_base64(own or reference), _MAP)[..., 0]
+    if grey.shape != manifest.preprocess.size_hw:
+        raise ValueError(
+            f"{_MAP} is {grey.shape[0]} x {grey.shape[1]}, and the model's frames are "
+            f"{manifest.preprocess.size_hw[0]} x {manifest.preprocess.size_hw[1]}"
+        )
     return grey
+
+
+def _from_base64(text: str) -> bytes:
+    """The bytes; ValueError for what is not base64."""
+    return base64.b64decode(text, validate=True)
+
+
+def _opencv_version(manifest: Manifest) -> str:
+    """The version as the manifest has it, where it looks like one: it is printed as advice."""
+    version = manifest.versions.get("opencv-python-headless", "")
+    return version if re.fullmatch(r"[\w.+-]{1,40}", version, re.ASCII) else "unknown"
 
 
 def difference(one: Foreground, other: Foreground) -> Difference:

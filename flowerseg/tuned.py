@@ -6,14 +6,18 @@ file, it would be a guess, so there it is refused.
 
 import dataclasses
 import json
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowerseg.artifact import LARGEST_BATCH
 from flowerseg.backends.base import Layout
 from flowerseg.backends.device import allowed_cores, device_name
 from flowerseg.errors import ArtifactError
 from flowerseg.files import write_text
-from flowerseg.jsonform import from_json
+from flowerseg.jsonform import from_json, read_json
+from flowerseg.ranges import require_between, require_shares
+from flowerseg.smallfiles import reason_of
 
 SCHEMA = 2
 """2: streams and CUDA graph."""
@@ -52,6 +56,12 @@ class Tuned:
     cudnn_benchmark: bool = False
     layout: Layout | None = None
 
+    def __post_init__(self) -> None:
+        require_between(1, LARGEST_BATCH, batch=self.batch, threads=self.threads)
+        require_between(1, LARGEST_BATCH, streams=self.streams)
+        require_between(0, None, images_per_s=self.images_per_s)
+        require_shares(flower_iou=self.flower_iou, agreement_iou=self.agreement_iou)
+
 
 def write_tuned(path: Path, tuned: Tuned) -> None:
     """Write a setting as readable JSON.
@@ -69,13 +79,16 @@ def read_tuned(path: Path) -> Tuned:
         ArtifactError: it is missing, of another schema, or not what `write_tuned` writes.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: not a readable setting: {error}.") from error
-    found = content.get("schema") if isinstance(content, dict) else None
-    if found != SCHEMA:
         raise ArtifactError(
-            f"{path}: a setting of schema {found!r}; this flowerseg reads {SCHEMA}. "
+            f"{path}: not a readable setting: {reason_of(error)}. Measure again with "
+            "flowerseg-bench."
+        ) from error
+    found = content.get("schema") if isinstance(content, dict) else None
+    if type(found) is not int or found != SCHEMA:
+        raise ArtifactError(
+            f"{path}: a setting of schema {reprlib.repr(found)}; this flowerseg reads {SCHEMA}. "
             "Measure again with flowerseg-bench."
         )
     try:

@@ -9,10 +9,11 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from flowerseg.artifact import Data, manifest_path, read_manifest
-from flowerseg.checkpoint import FORMAT, read_weights_only
+from flowerseg.checkpoint import FORMAT
 from flowerseg.errors import ArtifactError, TrainingError
-from flowerseg.files import sha256_of
+from flowerseg.files import sha256_of_regular
 from flowerseg.model import Architecture, FlowerNet
+from flowerseg.tensorfile import read_tensors, require_weights
 
 NAMED_WEIGHTS = ("none", "coco", "imagenet")
 """Weights that are no file, and that have seen no photo of the user's."""
@@ -47,8 +48,9 @@ def network_from_weights(
         backbone = {f"backbone.{k.removeprefix(prefix)}": v for k, v in state.items()}
         _load(network, backbone, weights)
     else:
-        content = read_weights_only(Path(weights))
-        _load(network, content["weights"] if content.get("format") == FORMAT else content, weights)
+        content = read_tensors(Path(weights))
+        named = content.get("weights") if content.get("format") == FORMAT else content
+        _load(network, require_weights(named, Path(weights)), weights)
     return network
 
 
@@ -56,9 +58,10 @@ def training_data_of(weights: Path) -> Data | None:
     """What the manifest beside a file of weights says of its training; None where none does."""
     try:
         manifest = read_manifest(manifest_path(weights))
-    except ArtifactError:
+        actual = sha256_of_regular(weights, follows_link=True)
+    except (ArtifactError, OSError):
         return None
-    return manifest.data if manifest.sha256 == sha256_of(weights) else None
+    return manifest.data if manifest.sha256 == actual else None
 
 
 def _load(network: FlowerNet, state: dict[str, Tensor], source: str) -> None:

@@ -128,13 +128,14 @@ def test_missing_manifest_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 3, 6])
-def test_one_changed_byte_is_refused_with_the_rebuild_command(tmp_path: Path, place: int) -> None:
+def test_one_changed_byte_is_refused(tmp_path: Path, place: int) -> None:
     path = _publish(tmp_path).path
     content = bytearray(b"weights")
     content[place] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"not the one .* rebuild: flowerseg-export best\.pt"):
+    with pytest.raises(ArtifactError, match="not the one its manifest describes") as refused:
         open_artifact(path)
+    assert FULL.rebuild not in str(refused.value)  # anybody's text, which would look like advice
 
 
 @pytest.mark.parametrize("content", [b"", b"weight", b"weights\0"])

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from flowerseg.artifact import Artifact, Kind, Manifest, Precision, publish
-from flowerseg.checkpoint import load_checkpoint, network_from_artifact, read_weights_only
+from flowerseg.checkpoint import load_checkpoint, network_from_artifact
 from flowerseg.errors import ArtifactError
 from flowerseg.model import Architecture, FlowerNet
 from flowerseg.preprocess import Preprocess
+from flowerseg.tensorfile import read_tensors
 
 MANIFEST = Manifest(Kind.CHECKPOINT, "any", Precision.FP32, Preprocess())
 
@@ -51,7 +52,7 @@ def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, save: Any) -> N
     target = tmp_path / "boom.txt"
     save({"format": "flowerseg-checkpoint-1", "weights": _Bomb(target)}, tmp_path / "evil.pt")
     with pytest.raises(ArtifactError, match=r"evil\.pt: not a readable weights file"):
-        read_weights_only(tmp_path / "evil.pt")
+        read_tensors(tmp_path / "evil.pt")
     assert not target.exists()
 
 
@@ -59,13 +60,13 @@ def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, save: Any) -> N
 def test_file_that_is_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"a\.pt: not a readable weights file"):
-        read_weights_only(tmp_path / "a.pt")
+        read_tensors(tmp_path / "a.pt")
 
 
 def test_file_that_holds_no_names_is_refused(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "a.pt")
     with pytest.raises(ArtifactError, match="holds a list, not weights by name"):
-        read_weights_only(tmp_path / "a.pt")
+        read_tensors(tmp_path / "a.pt")
 
 
 def test_weights_of_another_format_are_refused(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_weights_of_another_format_are_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path, checkpoint: Path) -> None:
-    content = read_weights_only(checkpoint) | {"architecture": "deeplabv3_resnet50"}
+    content = read_tensors(checkpoint) | {"architecture": "deeplabv3_resnet50"}
     with pytest.raises(ArtifactError, match=r"a\.pt: weights do not fit"):
         network_from_artifact(_published(tmp_path / "a.pt", content))
 
@@ -86,7 +87,42 @@ def test_model_of_another_kind_is_refused(fp32_onnx: Artifact) -> None:
 
 
 def test_half_weights_are_widened(tmp_path: Path, checkpoint: Path) -> None:
-    content = read_weights_only(checkpoint)
+    content = read_tensors(checkpoint)
     halves = {k: t.half() if t.is_floating_point() else t for k, t in content["weights"].items()}
     network = network_from_artifact(_published(tmp_path / "a.pt", content | {"weights": halves}))
     assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"architecture": None},
+        {"architecture": "unet"},
+        {"architecture": []},
+        {"head_padding": "1"},
+        {"head_padding": -1},
+        {"head_padding": 10**9},
+        {"weights": None},
+        {"weights": {}},
+        {"weights": {"head": torch.zeros(1)}},
+    ],
+    ids=str,
+)
+def test_hostile_content_is_refused(
+    tmp_path: Path, checkpoint: Path, changed: dict[str, object]
+) -> None:
+    content = read_tensors(checkpoint) | changed
+    with pytest.raises(ArtifactError, match=r"a\.pt: "):
+        network_from_artifact(_published(tmp_path / "a.pt", content))
+
+
+def test_huge_weight_made_of_one_number_is_refused_before_it_is_widened(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    """A terabyte of halves that all lie in the same two bytes."""
+    weights = dict(read_tensors(checkpoint)["weights"])
+    name = next(iter(weights))
+    weights[name] = torch.zeros(1).half().expand(2**39)
+    content = read_tensors(checkpoint) | {"weights": weights}
+    with pytest.raises(ArtifactError, match=rf"{name} is \(549755813888,\), not"):
+        network_from_artifact(_published(tmp_path / "a.pt", content))

@@ -98,7 +98,14 @@ def test_notebook_recipe_names_each_fault_of_the_study(run: Train) -> None:
         ("epoch = 3\n", "unknown epoch"),
         ("epochs = \n", "cannot be read as TOML"),
         ("resume = 'x'\n", "unknown resume"),
-        ("epochs = 'many'\n", "not a valid integer"),
+        ("epochs = 'many'\n", "epochs = 'many' is not a whole number"),
+        ("epochs = 1.5\n", "epochs = 1.5 is not a whole number"),
+        ("lr = nan\n", "lr = nan is not a number"),
+        ("lr = 0.1\nlr = 0.2\n", "cannot be read as TOML"),
+        ("cache = 1\n", "cache = 1 is not true or false"),
+        ('data = "a\\u0000b"\n', "is not a text"),
+        ('fault = "unpadded-head"\n', "is not a list of texts"),
+        ("x = " + "[" * 99_999, "cannot be read as TOML"),
     ],
 )
 def test_recipe_that_is_wrong_is_wrong_usage(

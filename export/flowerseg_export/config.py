@@ -15,6 +15,7 @@ from flowerseg.artifact import (
     manifest_path,
     open_artifact,
     read_manifest,
+    rebuild_advice,
     whole_range,
 )
 from flowerseg.errors import ArtifactError, ExportError
@@ -126,7 +127,7 @@ def config_to_rebuild(engine: Path, **proof: object) -> ExportConfig:
     if manifest.kind not in ENGINES or not manifest.parents:
         raise ExportError(
             f"{engine}: a file of kind {manifest.kind} runs wherever its runtime does; only "
-            f"engines are rebuilt. By hand: {manifest.rebuild or 'flowerseg-export'}"
+            f"engines are rebuilt. {rebuild_advice(engine)}"
         )
     parent = manifest.parents[-1]
     source = _parent_beside(engine, parent.name, parent.sha256)

@@ -15,7 +15,7 @@ from flowerseg.artifact import Artifact, Manifest
 from flowerseg.backends.base import run
 from flowerseg.backends.device import resolve_device
 from flowerseg.backends.gpucache import OnNotice, print_notice
-from flowerseg.backends.trt import Engine, TensorRTBackend, import_tensorrt, rebuild_advice
+from flowerseg.backends.trt import Engine, TensorRTBackend, engine_advice, import_tensorrt
 from flowerseg.errors import BackendUnavailable, ExportError
 from flowerseg_export.config import ENGINES
 
@@ -126,7 +126,7 @@ def inspect_engine(
     if not report.has_details:
         on_notice(
             f"{artifact.path}: the engine holds the names of its layers only. "
-            f"{rebuild_advice(artifact)}"
+            f"{engine_advice(artifact)}"
         )
     return report
 

@@ -21,6 +21,7 @@ from flowerseg.artifact import (
     Manifest,
     Precision,
     open_artifact,
+    rebuild_advice,
 )
 from flowerseg.backends.trt import Engine, import_tensorrt
 from flowerseg.errors import BackendUnavailable, ExportError
@@ -169,8 +170,7 @@ def _require_refittable(engine: Path, manifest: Manifest) -> None:
     if not (manifest.engine and manifest.engine.refittable):
         raise ExportError(
             f"{engine}: the engine was not built with --refittable, so that its weights are part "
-            f"of its kernels. Build it so once: {manifest.rebuild or 'flowerseg-export'} "
-            "--refittable"
+            f"of its kernels. Build it once with --refittable. {rebuild_advice(engine)}"
         )
     if manifest.precision is Precision.INT8:
         # The scales of Q/DQ nodes come from a calibration of the old weights, and the builder

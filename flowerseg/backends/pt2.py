@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flowerseg.arrays import Foreground, Images
-from flowerseg.artifact import Artifact
+from flowerseg.artifact import Artifact, rebuild_advice
 from flowerseg.backends.base import ONE_BATCH, SessionOptions
 from flowerseg.backends.cudnn import CudnnSwitches, computed_with
 from flowerseg.backends.device import compute_capability, cpu_features, info_of, resolve_device
@@ -55,7 +55,7 @@ def check_package_fits(
     if differing:
         raise ArtifactError(
             f"{artifact.path}: package compiled for {'; '.join(differing)}. "
-            f"Compile it on the machine that runs it: {manifest.rebuild}"
+            f"Compile it on the machine that runs it. {rebuild_advice(artifact.path)}"
         )
 
 
@@ -86,7 +86,7 @@ class Pt2Backend:
         if not self._device.startswith(made_for):
             raise BackendUnavailable(
                 f"{artifact.path} was compiled for {made_for}, not for {self._device}. "
-                f"Rebuild: {manifest.rebuild}"
+                f"{rebuild_advice(artifact.path)}"
             )
         check_package_fits(
             artifact,

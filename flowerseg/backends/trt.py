@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from flowerseg.arrays import Foreground, Images
-from flowerseg.artifact import Artifact, Batch, EngineBuild, Hardware, Kind
+from flowerseg.artifact import Artifact, Batch, EngineBuild, Hardware, Kind, rebuild_advice
 from flowerseg.backends.base import SessionOptions
 from flowerseg.backends.device import compute_capability, device_name, info_of, resolve_device
 from flowerseg.backends.gpucache import OnNotice, cache_path, print_notice
@@ -78,19 +78,19 @@ def check_engine_fits(artifact: Artifact, version: str, capability: str, system:
     if differing:
         raise ArtifactError(
             f"{artifact.path}: engine built for {made.gpu or 'any GPU'}: {'; '.join(differing)}. "
-            f"{rebuild_advice(artifact)}"
+            f"{engine_advice(artifact)}"
         )
 
 
-def rebuild_advice(artifact: Artifact) -> str:
+def engine_advice(artifact: Artifact) -> str:
     """The commands that make an engine for this machine."""
     parent = artifact.manifest.parents[-1] if artifact.manifest.parents else None
-    by_hand = f"From the start: {artifact.manifest.rebuild}" if artifact.manifest.rebuild else ""
+    by_hand = rebuild_advice(artifact.path)
     if parent is None or parent.kind is not Kind.ONNX:
         return by_hand
     return (
         f"Rebuild it from {parent.name} beside it: flowerseg-export {artifact.path} --rebuild. "
-        f"{by_hand}"
+        f"Or: {by_hand}"
     )
 
 
@@ -148,7 +148,7 @@ class Engine:
         if manifest.profiles not in ((), self.profiles):
             raise ArtifactError(
                 f"{artifact.path}: the engine takes batches of {_listed(self.profiles)}, but its "
-                f"manifest says {_listed(manifest.profiles)}. {rebuild_advice(artifact)}"
+                f"manifest says {_listed(manifest.profiles)}. {engine_advice(artifact)}"
             )
         if manifest.kind is Kind.TENSORRT_RTX:
             keys = (manifest.sha256, "rtx", trt.__version__)
@@ -211,7 +211,7 @@ class Engine:
         if engine is None:
             raise ArtifactError(
                 f"{artifact.path}: TensorRT {self.info.version} refuses to deserialise it. "
-                f"{rebuild_advice(artifact)}"
+                f"{engine_advice(artifact)}"
             )
         return engine
 

@@ -1,7 +1,5 @@
 """`flowerseg-train`."""
 
-import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from flowerseg.cli.options import Command, device_option, json_option, print_result, stderr_console
+from flowerseg.cli.recipe import use_recipe
 from flowerseg.cli.terminal import description_column
 from flowerseg.printable import printable
 
@@ -38,34 +37,12 @@ FAULTS = [
 _WITH_RESUME = {"resume", "device", "as_json"}
 
 
-def _use_recipe(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Let a recipe fill in what the command line leaves open."""
-    if value is None:
-        return None
-    try:
-        if value == "notebook":
-            text = resources.files("flowerseg").joinpath("recipes/notebook.toml").read_text("utf-8")
-        else:
-            text = Path(value).read_text(encoding="utf-8")
-        recipe = tomllib.loads(text)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{value}: cannot be read as TOML: {error}") from error
-    known = {p.name for p in ctx.command.params} - {"recipe", "resume", "force", "as_json"}
-    chosen = {name.replace("-", "_"): setting for name, setting in recipe.items()}
-    if unknown := sorted(chosen.keys() - known):
-        raise click.BadParameter(
-            f"{value}: unknown {', '.join(unknown)}. Settings are named like the long options."
-        )
-    ctx.default_map = {**(ctx.default_map or {}), **chosen}
-    return value
-
-
 @click.command(cls=Command)
 @click.option(
     "--recipe",
     metavar="notebook|FILE",
     is_eager=True,
-    callback=_use_recipe,
+    callback=use_recipe,
     help="Settings from a TOML file, named like these options, which come before it. notebook: "
     "the original study with its faults, named when it starts, for comparison.",
 )
@@ -262,19 +239,24 @@ def _config(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     usual = DEFAULTS[same["trainable"]]
-    return TrainConfig(
-        data=data,
-        out=out,
-        rules=rules,
-        architecture=Architecture(arch),
-        preprocess=Preprocess(size_hw=(size, size)),
-        epochs=epochs or usual.epochs,
-        lr=lr or usual.lr,
-        overlap_weight=usual.overlap_weight if overlap_weight is None else overlap_weight,
-        cache_bytes=round(cache_gib * 2**30),
-        faults=tuple(Fault(name) for name in fault),
-        **same,
-    )
+    if not 0 < cache_gib < 2**30:
+        raise click.UsageError(f"--cache-gib must be between 0 and 2^30, not {cache_gib}.")
+    try:
+        return TrainConfig(
+            data=data,
+            out=out,
+            rules=rules,
+            architecture=Architecture(arch),
+            preprocess=Preprocess(size_hw=(size, size)),
+            epochs=epochs or usual.epochs,
+            lr=lr or usual.lr,
+            overlap_weight=usual.overlap_weight if overlap_weight is None else overlap_weight,
+            cache_bytes=round(cache_gib * 2**30),
+            faults=tuple(Fault(name) for name in fault),
+            **same,
+        )
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from error
 
 
 def _config_to_go_on(ctx: click.Context, run: Path) -> "TrainConfig":

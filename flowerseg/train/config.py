@@ -6,9 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
+from flowerseg.artifact import LARGEST_BATCH
 from flowerseg.folder import FolderRules
 from flowerseg.model import Architecture
 from flowerseg.preprocess import Preprocess
+from flowerseg.ranges import require_between, require_open_share
 
 Trainable = Literal["head", "classifier", "all"]
 Optimiser = Literal["adamw", "adam"]
@@ -93,16 +95,14 @@ class TrainConfig:
     force: bool = False  # replace a run that is already in `out`
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or not 0 < self.lr < 1:
-            raise ValueError(
-                "epochs must be at least 1, batch_size at least 2 (BatchNorm has no variance of "
-                f"one), lr between 0 and 1; not {self.epochs}, {self.batch_size}, {self.lr}"
-            )
-        if self.overlap_weight < 0 or self.views < 1:
-            raise ValueError(
-                "overlap_weight must be at least 0 and views at least 1; "
-                f"not {self.overlap_weight}, {self.views}"
-            )
+        require_between(1, 1_000_000, epochs=self.epochs)
+        # BatchNorm has no variance of one.
+        require_between(2, LARGEST_BATCH, batch_size=self.batch_size)
+        require_open_share(lr=self.lr)
+        require_between(0, 1_000_000, overlap_weight=self.overlap_weight)
+        require_between(1, 1_000_000, views=self.views)
+        require_between(1, None, cache_bytes=self.cache_bytes)
+        require_between(0, 2**63 - 1, seed=self.seed)  # what torch takes
 
     @property
     def caches_features(self) -> bool:

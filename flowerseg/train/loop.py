@@ -39,7 +39,7 @@ from flowerseg.train.report import (
     TrainReport,
     scored_split,
 )
-from flowerseg.train.run import BEST, Progress, RunFolder
+from flowerseg.train.run import BEST, STATE, Progress, RunFolder, damaged_state
 from flowerseg.train.start import StartingPhotos
 from flowerseg.train.trainer import OnStep, Trainer, moving_tensors
 from flowerseg.weights import network_from_weights
@@ -152,7 +152,7 @@ class _Session:
         basis = _basis(splits, trainer.network)
         self._processes.wait()  # until all have seen that the folder is free
         if resume:
-            self._go_on(trainer, basis)
+            self._go_on(trainer, splits, basis)
         elif self._processes.is_first:
             self._folder.begin(config)
         examples = self._examples(splits, trainer.network)
@@ -170,13 +170,18 @@ class _Session:
             for caveat in caveats:
                 self._watcher.note(f"WARNING {name}: {caveat_text(caveat, STARTING_WEIGHTS)}")
 
-    def _go_on(self, trainer: Trainer, basis: str) -> None:
+    def _go_on(self, trainer: Trainer, splits: _Splits, basis: str) -> None:
         found = self._folder.load_state(basis)
         if found is None:
             self._watcher.note("No epoch of the run was finished: it begins again.")
             return
         self._progress, training = found
-        trainer.restore(training)
+        try:
+            if self._progress.best_epoch and len(self._progress.best_counts) != len(splits.val):
+                raise ValueError("it has scores of other validation photos")
+            trainer.restore(training)
+        except ValueError as error:
+            raise damaged_state(self._folder.folder / STATE, error) from error
         done = len(self._progress.epochs)
         self._watcher.note(f"Going on after epoch {done} of {self._config.epochs}.")
 

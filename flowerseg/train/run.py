@@ -10,18 +10,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flowerseg.artifact import Manifest, manifest_path
-from flowerseg.checkpoint import read_weights_only, save_checkpoint
+from flowerseg.checkpoint import save_checkpoint
 from flowerseg.errors import TrainingError
 from flowerseg.evaluate import Segmented
 from flowerseg.files import replacing, require_writable, write_text
 from flowerseg.images import write_jpeg
-from flowerseg.jsonform import from_json
+from flowerseg.jsonform import from_json, parse_json, read_json
 from flowerseg.metrics import Counts
 from flowerseg.model import FlowerNet
 from flowerseg.pictures import panel, stacked, write_curves
+from flowerseg.ranges import require_between
+from flowerseg.smallfiles import reason_of
+from flowerseg.tensorfile import read_tensors, write_tensors
 from flowerseg.train.config import TrainConfig
 from flowerseg.train.page import write_report
 from flowerseg.train.report import Epoch, TrainReport
@@ -39,6 +40,12 @@ class Progress:
     best_iou: float = -1.0
     best_sha256: str = ""
     best_counts: list[Counts] = field(default_factory=list)  # of each validation photo
+
+    def __post_init__(self) -> None:
+        require_between(0, len(self.epochs), best_epoch=self.best_epoch)
+        require_between(-1, 1, best_iou=self.best_iou)
+        if [epoch.epoch for epoch in self.epochs] != list(range(1, self.next_epoch)):
+            raise ValueError("the epochs are not numbered one after another")
 
     @property
     def next_epoch(self) -> int:
@@ -94,7 +101,7 @@ class RunFolder:
         Raises:
             TrainingError: there is no run that can go on.
         """
-        if not (self.folder / CONFIG).is_file():
+        if not (self.folder / CONFIG).exists():
             raise TrainingError(
                 f"{self.folder}: no run to go on with (no {CONFIG}). Check --resume, or begin one "
                 "with --data and --out."
@@ -105,10 +112,12 @@ class RunFolder:
                 f"from its weights: flowerseg-train --weights {self.folder / BEST} --out ANOTHER"
             )
         try:
-            fields = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
-            config = from_json(TrainConfig, fields)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise TrainingError(f"{self.folder / CONFIG}: cannot be read: {error}.") from error
+            config = from_json(TrainConfig, read_json(self.folder / CONFIG))
+        except (OSError, ValueError, TypeError) as error:
+            raise TrainingError(
+                f"{self.folder / CONFIG}: cannot be read: {reason_of(error)}. The run cannot go "
+                "on; begin a new one with --data and --out."
+            ) from error
         # The folder may have been moved since.
         return dataclasses.replace(config, out=self.folder, force=False)
 
@@ -131,7 +140,7 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"basis": basis, "progress": _json(asdict(progress)), "training": training}
         with replacing(self.folder / STATE) as temporary:
-            torch.save(content, temporary)
+            write_tensors(content, temporary)
 
     def load_state(self, basis: str) -> tuple[Progress, dict[str, Any]] | None:
         """What `save_state` wrote; None where the run did not finish an epoch.
@@ -143,13 +152,17 @@ class RunFolder:
         path = self.folder / STATE
         if not path.exists():
             return None
-        content = read_weights_only(path)
-        if content["basis"] != basis:
+        content = read_tensors(path)
+        if content.get("basis") != basis:
             raise TrainingError(
                 f"{self.folder}: photos, annotations or starting weights are not those that this "
                 "run began with, so it cannot go on. Bring them back, or begin a new run."
             )
-        return from_json(Progress, json.loads(content["progress"])), content["training"]
+        try:
+            progress = from_json(Progress, parse_json(content["progress"]))
+            return progress, dict(content["training"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged_state(path, error) from error
 
     def write_epochs(self, epochs: Sequence[Epoch]) -> None:
         """Write metrics.csv, and curves.png where the last epoch was validated."""
@@ -168,6 +181,14 @@ class RunFolder:
         write_text(self.folder / "report.json", _json(asdict(report)))
         write_report(self.folder)
         (self.folder / STATE).unlink(missing_ok=True)
+
+
+def damaged_state(path: Path, error: Exception) -> TrainingError:
+    """The error for a state from which a run cannot go on."""
+    return TrainingError(
+        f"{path}: the state of the run is damaged: {str(error)[:200]}. Train again from the run's "
+        f"best weights: flowerseg-train --weights {path.with_name(BEST)} --out ANOTHER"
+    )
 
 
 def _json(fields: dict[str, Any]) -> str:

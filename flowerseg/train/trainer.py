@@ -14,6 +14,7 @@ from flowerseg.errors import TrainingError
 from flowerseg.model import FlowerNet
 from flowerseg.train.amp import Amp, autocast, keep_depthwise_fp32
 from flowerseg.train.config import Fault, Trainable, TrainConfig
+from flowerseg.train.form import require_form
 from flowerseg.train.loss import known_pixels, masked_loss
 from flowerseg.train.processes import Processes
 
@@ -93,10 +94,25 @@ class Trainer:
         return {"network": moving} | {k: part.state_dict() for k, part in self._parts().items()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state` as if there had been no interruption."""
+        """Go on from `state` as if there had been no interruption.
+
+        Raises:
+            ValueError: it is not the state of such a training; nothing may go on from it.
+        """
+        try:
+            self._require_form(state)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"{error} is missing, or is something else") from error
         self._network.load_state_dict(state["network"], strict=False)
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+
+    def _require_form(self, state: dict[str, Any]) -> None:
+        parts = self._parts()
+        require_form({"network": moving_tensors(self._network)}, {"network": state["network"]})
+        for name in ("schedule", "scaler"):
+            require_form({name: parts[name].state_dict()}, {name: state[name]})
+        _require_optimiser_form(self._optimiser, state["optimiser"])
 
     def _parts(self) -> dict[str, Any]:
         return {
@@ -157,6 +173,22 @@ class Trainer:
                 fits = size * self._processes.world
                 return f"{message} {size} fit: train with --batch-size {fits}."
         return f"{message} Not even 2 fit: choose a smaller --size or --arch, or another device."
+
+
+def _require_optimiser_form(optimiser: Optimizer, state: dict[str, Any]) -> None:
+    """Refuse what `optimiser.load_state_dict` takes and the next step does not.
+
+    Raises:
+        ValueError: other groups or other tensors than this optimiser has after a step.
+    """
+    require_form(
+        {"param_groups": optimiser.state_dict()["param_groups"]},
+        {k: v for k, v in state.items() if k != "state"},
+    )
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    for index, kept in state["state"].items():
+        form = {"step": torch.zeros(()), "exp_avg": weights[index], "exp_avg_sq": weights[index]}
+        require_form(form, kept, f"optimiser {index}")
 
 
 def set_trainable(network: FlowerNet, trainable: Trainable) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowerseg.checkpoint import read_weights_only
 from flowerseg.model import Architecture
 from flowerseg.preprocess import Preprocess
+from flowerseg.tensorfile import read_tensors
 from flowerseg.train import TrainConfig, train
 
 pytestmark = pytest.mark.gpu
@@ -44,8 +44,8 @@ def test_training_on_the_gpu_moves_what_trains(
     report = train(config)
     assert report.device == torch.cuda.get_device_name(0)
     assert all(math.isfinite(epoch.train_loss) for epoch in report.epochs)
-    before = read_weights_only(checkpoint)["weights"]
-    after = read_weights_only(config.out / "last.pt")["weights"]
+    before = read_tensors(checkpoint)["weights"]
+    after = read_tensors(config.out / "last.pt")["weights"]
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     head = {"classifier.4.weight", "classifier.4.bias"}
     assert moved == head if trainable == "head" else moved > head
@@ -59,8 +59,8 @@ def test_gpu_and_cpu_train_the_same_head(
     for device in ("cpu", "cuda"):
         out = tmp_path / device
         train(_config(painted, checkpoint, out, amp="off", trainable="head", device=device))
-        weights[device] = read_weights_only(out / "last.pt")["weights"]["classifier.4.weight"]
-    start = read_weights_only(checkpoint)["weights"]["classifier.4.weight"]
+        weights[device] = read_tensors(out / "last.pt")["weights"]["classifier.4.weight"]
+    start = read_tensors(checkpoint)["weights"]["classifier.4.weight"]
     way = (weights["cpu"] - start).norm()
     # TF32 in the frozen convolutions and another order of sums: a hundredth of the way.
     assert (weights["cuda"] - weights["cpu"]).norm() < 0.01 * way

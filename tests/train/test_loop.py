@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flowerseg.artifact import manifest_path, open_artifact
-from flowerseg.checkpoint import load_checkpoint, read_weights_only
+from flowerseg.checkpoint import load_checkpoint
 from flowerseg.data import open_photos
 from flowerseg.errors import DataError, TrainingError
 from flowerseg.evaluate import segment_labelled
@@ -25,6 +25,7 @@ from flowerseg.metrics import iou, total
 from flowerseg.model import Architecture
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
+from flowerseg.tensorfile import read_tensors
 from flowerseg.train import Epoch, Fault, RunFolder, TrainConfig, TrainReport, train, trainer
 from flowerseg.train.loop import Silent
 
@@ -68,7 +69,7 @@ def finished(
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    return read_weights_only(path)["weights"]
+    return read_tensors(path)["weights"]
 
 
 def _moved(run: Path, start: Path) -> set[str]:

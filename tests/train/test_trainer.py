@@ -3,17 +3,20 @@
 import copy
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from flowerseg.arrays import BACKGROUND, FLOWER, VOID, Images
-from flowerseg.checkpoint import read_weights_only
 from flowerseg.errors import TrainingError
 from flowerseg.model import Architecture, FlowerNet
+from flowerseg.tensorfile import read_tensors
 from flowerseg.train import Fault, Trainable, TrainConfig
 from flowerseg.train import trainer as trainer_module
 from flowerseg.train.features import frozen_features
@@ -27,6 +30,7 @@ from flowerseg.train.trainer import (
     set_trainable,
     train_mode,
 )
+from tests.hostile import hostile_values
 
 Batch = tuple[Tensor, Tensor]
 Make = Callable[..., Trainer]
@@ -312,7 +316,7 @@ def _check_going_on(make: Make, first: Batch, second: Batch, path: Path, **setti
     interrupted = _trained(make(**settings), [first], seed=1)
     torch.save(interrupted.state(), path)
     restored = make(**settings)
-    restored.restore(read_weights_only(path))
+    restored.restore(read_tensors(path))
     assert restored.lr == interrupted.lr
     after_first = _weights(restored)
     assert not _moved(after_first, _weights(interrupted))
@@ -441,3 +445,20 @@ def test_other_errors_are_not_taken_for_lack_of_memory(make: Make) -> None:
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         _narrowed(make(), 0, broken).train_one_epoch([_features(2)])
+
+
+@given(data=st.data())
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_hostile_state_is_refused_or_is_the_same(
+    make: Make, kept: list[Batch], data: st.DataObject
+) -> None:
+    """One value of a whole state is another, or is missing; nothing but ValueError may end it."""
+    chosen = {"steps": 2, "epochs": 2, "lr": 1e-2}
+    state = _trained(make(**chosen), kept[:1], seed=1).state()
+    changed = data.draw(hostile_values(state))
+    restored = make(**chosen)
+    with suppress(ValueError, TrainingError):
+        restored.restore(changed)
+        _trained(restored, kept[:1], seed=2)

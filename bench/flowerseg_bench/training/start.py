@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flowerseg.checkpoint import FORMAT, read_weights_only
+from flowerseg.checkpoint import FORMAT
 from flowerseg.data import open_photos
 from flowerseg.model import FlowerNet
 from flowerseg.preprocess import Preprocess, frame_from_photo
+from flowerseg.tensorfile import read_tensors
 from flowerseg_bench.network import random_network
 from flowerseg_bench.training.command import Setup
 
@@ -46,7 +47,7 @@ def without_head(weights: str, path: Path) -> str:
     """
     if not Path(weights).is_file():
         return weights
-    content = read_weights_only(Path(weights))
+    content = read_tensors(Path(weights))
     state = content["weights"] if content.get("format") == FORMAT else content
     torch.save({name: t for name, t in state.items() if not name.startswith(_HEAD)}, path)
     return str(path)

@@ -16,6 +16,7 @@ from threading import Lock, Thread
 from typing import TypeAlias
 
 from flowerseg.errors import FlowersegError, ImageError
+from flowerseg.limits import explained_start
 
 Read: TypeAlias = Callable[[Path], bytes]
 """Bytes of the photo at a path; raises ImageError where they cannot be had."""
@@ -67,10 +68,13 @@ class DeadlineRead:
 
         Raises:
             ImageError: as `read` does, or it takes too long.
-            FlowersegError: so many reads hang that the disk, not a photo, must be at fault.
+            FlowersegError: so many reads hang that the disk, not a photo, must be at fault; or the
+                system starts no more threads.
         """
         results: SimpleQueue[bytes | BaseException] = SimpleQueue()
-        Thread(target=self._put_bytes, args=[path, results], daemon=True).start()
+        thread = Thread(target=self._put_bytes, args=[path, results], daemon=True)
+        with explained_start("a thread that reads a photo"):
+            thread.start()
         try:
             result = results.get(timeout=self.longest_s)
         except Empty:

@@ -39,7 +39,7 @@ from flowerseg.segmenter import Segmenter
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DECODING_S = 60.0  # that a photo may take to decode, where the settings do not say
+DECODING_S = 60.0  # that reading a photo, and decoding it, may take where the settings do not say
 
 # A task goes to this many actors before its end is taken for the task's own doing.
 _RETRIES = 3

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 from unicodedata import normalize
 
 from flowerseg.errors import DataError, some_of
@@ -95,18 +96,37 @@ def _is_utf8(name: str) -> bool:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files in a folder and below, links followed; hidden ones do not count."""
-    for parent, folders, files in os.walk(folder, onerror=_refuse_closed, followlinks=True):
-        here = Path(parent)
-        folders[:] = [n for n in folders if not n.startswith(".") and not _is_loop(here / n)]
-        yield from (here / name for name in files if not name.startswith("."))
+    """Files in a folder and below, links followed; hidden ones do not count.
+
+    Not os.walk: before Python 3.12 it recurses, and folders may be deeper than that allows.
+    """
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        try:
+            with os.scandir(place) as entries:
+                shown = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            _refuse_closed(error)
+        for entry in shown:
+            if not _is_folder(entry):
+                yield place / entry.name
+            elif not _is_loop(place / entry.name):
+                waiting.append(place / entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed: reading it will say so
+        return False
 
 
 def _is_loop(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def _refuse_closed(error: OSError) -> None:
+def _refuse_closed(error: OSError) -> NoReturn:
     raise DataError(
         f"{error.filename}: the folder cannot be opened: {error.strerror}. Allow it, or move it."
     ) from error

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import pytest
 from flowerseg.arrays import BACKGROUND, FLOWER, VOID
 from flowerseg.data import FolderRules, PhotoSet, open_photos, rules_from_text
 from flowerseg.errors import DataError, ImageError
+from flowerseg.files import make_folders
 from flowerseg.images import write_png
 from flowerseg.jsonform import from_json
 from flowerseg.pairs import photos_with_masks
@@ -315,3 +317,16 @@ def test_masks_without_void_are_told_so_and_told_again() -> None:
     rules = rules_from_text(void=("none",))
     assert rules == FolderRules(void_colours=())
     assert rules.options() == [("void-colour", "none")]
+
+
+def test_photos_and_masks_may_lie_deeper_than_python_recurses(tmp_path: Path) -> None:
+    below = Path("/".join("a" * 1100))
+    try:
+        for name in ("photos", "masks"):
+            make_folders(tmp_path / name / below)
+            write_png(tmp_path / name / below / "p.png", np.zeros((2, 2, 3), np.uint8))
+        pairs = photos_with_masks(tmp_path)
+        name = (below / "p").as_posix()
+        assert pairs == {name: tuple(tmp_path / k / below / "p.png" for k in ("photos", "masks"))}
+    finally:  # pytest's own way of removing recurses
+        subprocess.run(["find", tmp_path, "-mindepth", "1", "-delete"], check=True)

@@ -22,6 +22,7 @@ from flowerseg.arrays import SizeHW
 from flowerseg.artifact import Artifact, Batch, Kind, Manifest, Proof, manifest_path
 from flowerseg.errors import ExportError, some_of
 from flowerseg.files import explained, replacing, sha256_of, write_text
+from flowerseg.printable import printable_lines
 
 CONFIG = "config.pbtxt"
 VERSION = "1"
@@ -229,7 +230,8 @@ def _proof_words(proof: Proof | None) -> str:
 
 def _quoted(text: str) -> str:
     # Protobuf's text format escapes a string the way JSON does, and takes UTF-8 as it is.
-    return json.dumps(text, ensure_ascii=False)
+    # A name of a file may hold bytes that are no UTF-8.
+    return json.dumps(printable_lines(text), ensure_ascii=False)
 
 
 def _install(artifact: Artifact, config: str, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The demo's choices and its page; the chain itself runs in .ci/run."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,25 @@ def test_the_page_needs_no_other_file_and_shows_an_unrun_engine_as_such(tmp_path
     assert 'src="data:image/png;base64,' in page
     assert "0.9123" in page
     assert "&lt;b&gt;bench&lt;/b&gt;" in page  # the bench page travels escaped, inside srcdoc
+
+
+def test_warnings_of_the_steps_are_on_the_page_each_once(tmp_path: Path) -> None:
+    source, steps, summary, out = report_input(tmp_path)
+    seen = {"kind": "photos-seen-in-training", "photos": 2, "seen": 1}
+    train = {"splits": [{"name": "painted/val1", "caveats": [seen]}]}
+    void = {"kind": "no-labelled-pixel", "photos": 2}
+    proof = {"status": "proved", "how": "", "limits": {"agreement_iou": 1, "iou_drop": 0}}
+    manifests = [{"proof": proof | {"caveats": [void]}}] * 2
+    warnings = demo._warnings(train, manifests)
+    assert [text.split(":")[0] for text in warnings[:2]] == [
+        "painted/val1",
+        "No pixel of the 2 photos is labelled, all masks are void",
+    ]
+    assert len(warnings) == 3
+    doubted = dataclasses.replace(summary, val_iou=None, warnings=warnings)
+    page = demo.render_report(source, steps, doubted, out)
+    assert all(text in page for text in warnings)
+    assert "<b>n/a</b>" in page
 
 
 def report_input(out: Path) -> tuple[demo.Source, list[demo.Step], demo.Summary, Path]:

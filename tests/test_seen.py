@@ -38,6 +38,12 @@ def _squashed_jpeg(rgb: Rgb) -> Rgb:
     return np.asarray(Image.open(file))
 
 
+def test_a_large_photo_has_the_signature_of_its_small_copy() -> None:
+    large = paint_photo((900, 1300), 3).rgb
+    known = training_photos([signature_of(large)], NO_PHOTOS)
+    assert count_seen(known, [signature_of(_squashed_jpeg(large))]) == 1
+
+
 def test_copies_are_recognised_and_other_photos_are_not() -> None:
     known = training_photos((signature_of(rgb) for rgb in PAINTED[:8]), NO_PHOTOS)
     copies = [signature_of(_squashed_jpeg(rgb)) for rgb in PAINTED]

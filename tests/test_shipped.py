@@ -7,8 +7,9 @@ import pytest
 from flowerseg.artifact import open_artifact
 from flowerseg.data import open_photos
 from flowerseg.errors import ArtifactError
-from flowerseg.evaluate import count_labelled
+from flowerseg.evaluate import count_labelled, signatures_of
 from flowerseg.metrics import scores
+from flowerseg.seen import count_seen
 from flowerseg.segmenter import Segmenter
 from flowerseg.shipped import shipped_model
 
@@ -24,6 +25,19 @@ def test_shipped_model_is_small_and_what_its_manifest_says() -> None:
     assert manifest.proof.status == "proved"
     assert manifest.data is not None
     assert manifest.data.val_iou == pytest.approx(0.9744, abs=1e-4)
+    assert manifest.data.seen is not None
+    assert manifest.data.seen.is_complete  # its training began with random weights
+    assert manifest.data.train_photos == 431
+    assert len(manifest.data.seen.as_bytes) == 419  # the others equal one of these
+
+
+@pytest.mark.skipif(not FLOWERS17.is_dir(), reason="the labelled photos are not on this machine")
+@pytest.mark.parametrize(("split", "copies"), [("val1", 13), ("tst1", 4)])
+def test_copies_of_training_photos_are_as_many_as_the_card_says(split: str, copies: int) -> None:
+    data = open_artifact(shipped_model()).manifest.data
+    assert data is not None
+    assert data.seen is not None
+    assert count_seen(data.seen, signatures_of(open_photos(FLOWERS17, split))) == copies
 
 
 @pytest.mark.slow

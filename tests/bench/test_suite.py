@@ -2,12 +2,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flowerseg.artifact import Artifact
 from flowerseg.backends import SessionOptions
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import ArtifactError, BackendUnavailable, FlowersegError
+from flowerseg.images import read_rgb, write_png
+from flowerseg.jsonform import from_json
 from flowerseg.preprocess import Preprocess
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.ratios import why_not_comparable
@@ -15,6 +18,8 @@ from flowerseg_bench.report import html, markdown
 from flowerseg_bench.results import Results, Scenario, read_results
 from flowerseg_bench.rows import Variants, null_row, open_rows, wanted_rows
 from flowerseg_bench.suite import Plan, cells_of, run_suite
+from flowerseg_bench.tables import boundary_table
+from tests.bench.conftest import write_labelled
 
 
 def test_every_row_is_measured_at_every_boundary_in_both_scenarios(tiny_results: Results) -> None:
@@ -58,6 +63,23 @@ def test_flower_iou_of_a_perfect_model_is_one_and_agreement_needs_a_reference(
     assert quality.flower_iou > 0.9  # the frame is smaller than the photo: the border is soft
     assert quality.agreement_iou is None
     assert "no checkpoint" in quality.note
+
+
+def test_labels_of_one_class_give_no_iou_and_a_warning(tiny_onnx: Path, tmp_path: Path) -> None:
+    data = write_labelled(tmp_path / "labelled")
+    for mask in (data / "masks").iterdir():
+        write_png(mask, np.zeros_like(read_rgb(mask)[..., 0]))
+    plan = Plan((tiny_onnx,), data=data, batches=(1,), seconds=0.01, rounds=1)
+    (tmp_path / "work").mkdir()
+    results = run_suite(plan, tmp_path / "out", tmp_path / "work")
+    quality = results.rows[0].quality
+    assert quality.flower_iou is None
+    assert [caveat.kind for caveat in quality.caveats] == ["no-labelled-flower"]
+    (note,) = (note for note in results.notes if note.startswith("WARNING"))
+    assert "no flower is labelled in the 4 photos" in note
+    table = boundary_table(results, Boundary.FILE)
+    assert table.rows[0][2] == "n/a"
+    assert from_json(Results, json.loads(results.to_json())) == results
 
 
 def test_what_could_not_be_measured_as_asked_is_said(

@@ -1,5 +1,6 @@
 """The exported graph: the contract, nothing of this machine in it, one way to upsample."""
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from flowerseg.artifact import Artifact
+from flowerseg.artifact import Artifact, Data
 from flowerseg.errors import ExportError
 from flowerseg.model import Deployable, FlowerNet, specialised
+from flowerseg.seen import TrainingPhotos
 from flowerseg_export.config import ExportConfig
-from flowerseg_export.export import export_model
+from flowerseg_export.export import _metadata, export_model
 from flowerseg_export.graph import check_contract, onnx_from_network, set_metadata
 
 UINT8, FLOAT, INT64 = TensorProto.UINT8, TensorProto.FLOAT, TensorProto.INT64
@@ -207,3 +209,12 @@ def test_metadata_replaces_what_was_there() -> None:
     set_metadata(model, {"old": "1"})
     set_metadata(model, {"new": "2"})
     assert [(p.key, p.value) for p in model.metadata_props] == [("new", "2")]
+
+
+def test_metadata_do_not_list_the_training_photos(artifact: Artifact) -> None:
+    seen = TrainingPhotos("AAAA" * 9)
+    data = Data("flowers", "ab", 1, 1, 0.9, seen=seen)
+    manifest = dataclasses.replace(artifact.manifest, data=data)
+    inside = json.loads(_metadata(manifest)["flowerseg"])["data"]
+    assert inside["name"] == "flowers"
+    assert "seen" not in inside

@@ -15,19 +15,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowerseg.artifact import manifest_path, open_artifact
+from flowerseg.artifact import Data, manifest_path, open_artifact, rewrite_manifest
+from flowerseg.caveats import Caveat, CaveatKind
 from flowerseg.checkpoint import load_checkpoint
-from flowerseg.data import open_photos
+from flowerseg.data import PhotoSet, open_photos
 from flowerseg.errors import DataError, TrainingError
-from flowerseg.evaluate import segment_labelled
+from flowerseg.evaluate import segment_labelled, signatures_of
 from flowerseg.images import read_rgb
-from flowerseg.metrics import iou, total
+from flowerseg.metrics import Counts, iou, scores, total
 from flowerseg.model import Architecture
 from flowerseg.preprocess import Preprocess
+from flowerseg.seen import NO_PHOTOS, count_seen, training_photos
 from flowerseg.segmenter import Segmenter
 from flowerseg.tensorfile import read_tensors
 from flowerseg.train import Epoch, Fault, RunFolder, TrainConfig, TrainReport, train, trainer
-from flowerseg.train.loop import Silent
+from flowerseg.train.loop import Silent, _defined_iou
+from flowerseg.train.start import StartingPhotos
 
 Config = Callable[..., TrainConfig]
 
@@ -448,3 +451,38 @@ def _run_worker(
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )
+
+
+def test_starting_weights_that_learned_from_the_validation_photos_are_told(
+    config: Config, checkpoint: Path, copied: Callable[[Path], Path], painted: Path, tmp_path: Path
+) -> None:
+    val, older = open_photos(painted, "val"), open_photos(painted, "test")
+    seen = training_photos(signatures_of(val.part([0, 2])) + signatures_of(older), NO_PHOTOS)
+    start = copied(checkpoint)
+    rewrite_manifest(open_artifact(start), data=Data("older", "", 8, 1, 0.9, seen=seen))
+    report = train(config(weights=str(start)))
+    expected = Caveat(CaveatKind.PHOTOS_SEEN, photos=6, seen=2)
+    assert report.splits[0].caveats == (expected,)
+    page = (report.config.out / "report.html").read_text()
+    sentence = "2 of these 6 photos were in the training set of the weights that this run started"
+    assert f"flowers/val1: {sentence}" in page
+    data = open_artifact(Path(report.checkpoint)).manifest.data
+    assert data is not None
+    assert data.seen is not None
+    own = signatures_of(open_photos(painted, "train"))
+    assert data.seen == training_photos(own, seen)
+    assert count_seen(data.seen, signatures_of(val)) == 2  # the next run is told, too
+
+
+def test_weights_without_a_record_of_their_photos_are_told(finished: TrainReport) -> None:
+    kinds = [[caveat.kind for caveat in split.caveats] for split in finished.splits]
+    assert kinds == [["training-photos-unknown"], ["training-photos-unknown"]]
+
+
+def test_weights_from_nothing_have_learned_from_no_photo() -> None:
+    assert StartingPhotos.of("none").photos == StartingPhotos.of("coco").photos == NO_PHOTOS
+
+
+def test_an_epoch_without_a_score_chooses_no_checkpoint(val_photos: PhotoSet) -> None:
+    with pytest.raises(TrainingError, match="flowers/val1: its labels do not hold both"):
+        _defined_iou(Epoch(1, 0.1, 0.5, scores([Counts(true_negative=9)])), val_photos)

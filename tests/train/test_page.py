@@ -165,6 +165,28 @@ def test_a_class_has_a_bar_as_long_as_its_iou(tmp_path: Path) -> None:
     assert '0.8123<span class="bar"><i style="width: 81.2%">' in page
 
 
+def test_scores_that_are_not_defined_read_na(tmp_path: Path) -> None:
+    found = report()
+    found["splits"][1]["scores"] |= {"iou": None, "mean_iou": None, "dice": None}
+    found["splits"][0]["by_class"]["empty"] = scores(1, 0.5) | {"iou": None, "mean_iou": None}
+    text = words(page_of(tmp_path, found))
+    assert "n/a flower IoU on 219 photos of flowers17/tst1" in text
+    assert "flowers17/tst1 219 n/a n/a n/a 0.9700 0.8000" in text
+    assert "quote" not in text
+    assert "daisy 0.9512" in text
+    assert "empty n/a n/a 1" in text
+
+
+def test_a_score_to_doubt_is_said_first(tmp_path: Path) -> None:
+    found = report()
+    seen = {"kind": "photos-seen-in-training", "photos": 219, "seen": 12}
+    found["splits"][1]["caveats"] = [seen]
+    text = words(page_of(tmp_path, found))
+    sentence = "flowers17/tst1: 12 of these 219 photos were in the training set of the weights"
+    assert text.index(sentence) < text.index("0.9172")
+    assert "quote" not in text
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no report\.json"):
         write_report(tmp_path)

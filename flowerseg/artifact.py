@@ -25,6 +25,7 @@ from flowerseg.preprocess import Preprocess
 from flowerseg.ranges import require_between, require_open_share, require_shares
 from flowerseg.seen import TrainingPhotos
 from flowerseg.smallfiles import reason_of
+from flowerseg.trust import distrust, with_their_folders
 
 SCHEMA = 1
 
@@ -38,6 +39,9 @@ class Kind(StrEnum):
     TENSORRT_RTX = "tensorrt-rtx"
     PT2 = "pt2"
 
+
+COMPILED = (Kind.TENSORRT, Kind.TENSORRT_RTX, Kind.PT2)
+"""Kinds whose files hold machine code, which runs when the file is opened."""
 
 RUNTIMES: dict[Kind, tuple[str, ...]] = {
     Kind.CHECKPOINT: ("pytorch", "pytorch-fp16", "torch-compile", "torch-compile-fp16"),
@@ -281,7 +285,7 @@ class EngineBuild:
 
     def __post_init__(self) -> None:
         require_between(1, None, workspace_mib=self.workspace_mib)
-        require_between(0, 5, optimisation_level=self.optimisation_level)
+        require_between(0, 9, optimisation_level=self.optimisation_level)  # the builder clamps it
 
 
 @dataclass(frozen=True)
@@ -327,8 +331,8 @@ class Manifest:
 
     def __post_init__(self) -> None:
         require_open_share(threshold=self.threshold)
-        if self.profiles and self.batch not in (None, whole_range(self.profiles)):
-            raise ValueError(f"batch {self.batch} is not the range of all profiles together")
+        if self.profiles:
+            whole_range(self.profiles)
 
     @property
     def ranges(self) -> tuple[Batch, ...]:
@@ -371,14 +375,21 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def open_artifact(path: Path) -> Artifact:
+def open_artifact(path: Path, *, trust: bool = False) -> Artifact:
     """Read the manifest of a model file and check the file's bytes against it.
 
+    Args:
+        path: of the file.
+        trust: take a compiled file although another user owns it or can write to it.
+
     Raises:
-        ArtifactError: file or manifest is missing or unreadable, or the SHA-256 differs.
+        ArtifactError: file or manifest is missing or unreadable, the SHA-256 differs, or another
+            user can change a compiled file.
     """
     _require_file(path)
     manifest = read_manifest(manifest_path(path))
+    if manifest.kind in COMPILED and not trust:
+        _require_trusted(path)
     actual = _digest_of(path)
     if actual != manifest.sha256:
         # A manifest that does not belong to the file may be anybody's: none of its text is advice.
@@ -400,6 +411,20 @@ def _require_file(path: Path) -> None:
             f"{path}: the model file cannot be read: {reason_of(error)}. Check the path."
         ) from error
     raise ArtifactError(f"{path}: no such model file. Check the path, or export one first.")
+
+
+def _require_trusted(path: Path) -> None:
+    try:
+        reason = distrust(with_their_folders(path, manifest_path(path)))
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: the model file cannot be read: {reason_of(error)}. Copy it again."
+        ) from error
+    if reason:
+        raise ArtifactError(
+            f"{path}: a compiled model runs as a program, and {reason}. If you trust whoever can "
+            "change it, say --trust (in Python: trust=True); else export it again yourself."
+        )
 
 
 def _digest_of(path: Path) -> str:

@@ -69,6 +69,7 @@ class Segmenter:
         threshold: float | None = None,
         allow_unproven: bool = False,
         is_tested: bool = True,
+        trust: bool = False,
     ) -> Self:
         """Open a model file (.pt, .onnx, .engine, .pt2) with its manifest beside it.
 
@@ -81,12 +82,13 @@ class Segmenter:
             threshold: probability from which a pixel is flower; None takes the model's.
             allow_unproven: open a file whose proof failed, or was never run in this runtime.
             is_tested: run the self-test in the manifest; the proof does not, for it finds out more.
+            trust: open a compiled file although another user owns it or can write to it.
 
         Raises:
             ArtifactError: missing, changed, unproven or foreign file; or its self-test differs.
             BackendUnavailable: runtime or device missing. Nothing falls back in silence.
         """
-        artifact = open_artifact(Path(model))
+        artifact = open_artifact(Path(model), trust=trust)
         manifest = artifact.manifest
         opener = fastest_proved(manifest, device) if runtime == "auto" else runtime
         if opener in RUNTIMES[manifest.kind]:  # another one is refused for what it is

@@ -187,7 +187,7 @@ def test_manifest_with_a_hostile_field(folder: Path, field: str, value: str) -> 
         ("parents", [{"kind": "onnx", "name": "../a", "sha256": ""}], "that of a file"),
         ("preprocess", {"size_hw": [10**9, 32]}, "size_hw must lie between 32 and 4096"),
         ("data", {"name": "", "fingerprint": "", "train_photos": -1}, "train_photos|missing"),
-        ("engine", {"optimisation_level": 9}, "optimisation_level must be between 0 and 5"),
+        ("engine", {"optimisation_level": 10}, "optimisation_level must be between 0 and 9"),
     ],
 )
 def test_number_out_of_range_is_named(folder: Path, place: str, value: Any, said: str) -> None:

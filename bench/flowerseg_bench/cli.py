@@ -15,6 +15,7 @@ from flowerseg.cli.options import (
     device_option,
     json_option,
     stderr_console,
+    trust_option,
     unproven_option,
 )
 from flowerseg.cli.terminal import PlainConsole, description_column, echo
@@ -177,6 +178,7 @@ def parse_numbers(
     help="An older results.json: exit 1 if something became slower, 2 if nobody can tell.",
 )
 @unproven_option
+@trust_option
 @json_option
 @click.option(
     "--out",
@@ -205,6 +207,7 @@ def bench(
     reference: Path | None,
     against: Path | None,
     unproven: bool,
+    trust: bool,
     as_json: bool,
     out: Path,
 ) -> None:
@@ -239,6 +242,7 @@ def bench(
         latency_bound_ms=latency_bound_ms,
         reference=reference,
         allow_unproven=unproven,
+        trust=trust,
     )
     results = _run(plan, out)
     if older is not None:

@@ -122,6 +122,7 @@ def wanted_rows(
     variants: Variants = ONE_ROW_EACH,
     leave_out: Sequence[str] = (),
     allow_unproven: bool,
+    trust: bool = False,
 ) -> list[Wanted]:
     """Check every file before any time is spent, and pair it with its runtimes.
 
@@ -134,6 +135,7 @@ def wanted_rows(
         variants: ways to open each.
         leave_out: globs of names of rows that are not wanted.
         allow_unproven: take files that were not proved in a runtime.
+        trust: take compiled files that another user can change.
 
     Raises:
         ArtifactError: a file is missing, changed, or unproven in the runtimes asked for.
@@ -141,7 +143,7 @@ def wanted_rows(
     """
     wanted: list[Wanted] = []
     for model in models:
-        artifact = open_artifact(model)
+        artifact = open_artifact(model, trust=trust)
         kinds = RUNTIMES[artifact.manifest.kind]
         named = list(dict.fromkeys(r for r in runtimes if r in kinds))
         for runtime in named:

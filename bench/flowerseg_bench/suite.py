@@ -67,6 +67,7 @@ class Plan:
     latency_bound_ms: float | None = None  # for a batch, to be advised within
     reference: Path | None = None
     allow_unproven: bool = False
+    trust: bool = False  # open compiled files that another user can change
     rounds: int = 4
 
     def __post_init__(self) -> None:
@@ -134,7 +135,7 @@ def run_suite(
         FlowersegError: something is missing; most is found out before any time is spent.
     """
     conditions = conditions_here(resolution_s(clock))
-    rules = open_artifact(plan.reference or plan.models[0]).manifest.rules
+    rules = open_artifact(plan.reference or plan.models[0], trust=plan.trust).manifest.rules
     photos = open_bench_photos(plan.photos, plan.data, plan.split, rules, out)
     with _opened(plan, photos, clock) as (rows, frames, notes):
         infos = [opened.row for opened in rows]
@@ -295,6 +296,7 @@ def _opened(
         variants=plan.variants,
         leave_out=plan.leave_out,
         allow_unproven=plan.allow_unproven,
+        trust=plan.trust,
     )
     kinds = dict.fromkeys(item.artifact.manifest.preprocess for item in wanted)
     frames = {preprocess: frames_from_files(photos.files, preprocess) for preprocess in kinds}

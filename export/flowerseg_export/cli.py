@@ -15,6 +15,7 @@ from flowerseg.cli.options import (
     json_option,
     print_result,
     stderr_console,
+    trust_option,
 )
 from flowerseg.cli.terminal import description_column, echo
 from flowerseg.cli.verify import proof_progress, proof_text
@@ -159,6 +160,7 @@ def engine_options(command: F) -> F:
 @click.option("--unproven", is_flag=True, help="Let --triton take a file that is not proved.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @device_option
+@trust_option
 @json_option
 @click.pass_context
 def export(
@@ -270,7 +272,7 @@ def _refit_config(ctx: click.Context, requested: dict[str, Any]) -> "ExportConfi
             "build a new engine."
         )
     _require_out(requested)
-    proof = ("data", "split", "limit", "device", "force")
+    proof = ("data", "split", "limit", "device", "force", "trust")
     return config_to_refit(
         requested["source"],
         requested["refit"],
@@ -283,7 +285,7 @@ def _inspect(ctx: click.Context, requested: dict[str, Any], *, as_json: bool) ->
     from flowerseg.artifact import open_artifact
     from flowerseg_export.inspect_engine import inspect_engine
 
-    used = {"source", "inspect", "batch", "device", "as_json"}
+    used = {"source", "inspect", "batch", "device", "as_json", "trust"}
     given = _given_options(ctx, [name for name in ctx.params if name not in used])
     if given:
         raise click.UsageError(
@@ -293,7 +295,7 @@ def _inspect(ctx: click.Context, requested: dict[str, Any], *, as_json: bool) ->
     batch = _inspected_batch(requested["batch"]) if _given_options(ctx, ["batch"]) else None
     console = stderr_console()
     report = inspect_engine(
-        open_artifact(requested["source"]),
+        open_artifact(requested["source"], trust=requested["trust"]),
         requested["device"],
         batch,
         lambda line: console.print(line),

@@ -46,6 +46,7 @@ class ExportConfig:
     limit: int | None = 64
     device: str = "auto"
     force: bool = False
+    trust: bool = False  # take the engine of `refit` although another user can change it
 
     def __post_init__(self) -> None:
         whole_range(self.profiles)

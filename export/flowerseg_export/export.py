@@ -142,7 +142,9 @@ def _repaired(
 def _write_chain(config: ExportConfig, source: Artifact, listener: Listener) -> list[Artifact]:
     """The requested file, after those that it is made from."""
     if config.refit:
-        return _write_refitted(config, open_artifact(config.refit), source, listener)
+        return _write_refitted(
+            config, open_artifact(config.refit, trust=config.trust), source, listener
+        )
     if config.target in ENGINES:
         # Without a GPU there is no engine: refuse before minutes of work.
         built_for(config.target, config.build, config.device)

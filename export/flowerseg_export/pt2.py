@@ -6,6 +6,7 @@ import torch
 
 from flowerseg.arrays import SizeHW
 from flowerseg.backends.cudnn import CudnnSwitches, cudnn_switches
+from flowerseg.backends.inductor import require_private_code_cache
 from flowerseg.errors import ExportError
 from flowerseg.model import FlowerNet
 from flowerseg_export.graph import exported_program
@@ -16,10 +17,12 @@ def write_pt2(network: FlowerNet, size_hw: SizeHW, path: Path) -> None:
 
     Raises:
         ExportError: the compiler is missing or fails.
+        BackendUnavailable: other users can change the folder in which the compiler keeps code.
     """
     if network.mean.is_cuda:
         # As the activations are: or every convolution would transpose its weights.
         network = network.to(memory_format=torch.channels_last)
+    require_private_code_cache()
     program = exported_program(network, size_hw)
     try:
         # Kernels that are generated have TF32 compiled in, or not.

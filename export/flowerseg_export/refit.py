@@ -48,13 +48,13 @@ def config_to_refit(source: Path, engine: Path, out: Path, **proof: Any) -> Expo
         source: the checkpoint.
         engine: the engine whose kernels are kept.
         out: where the refitted engine goes.
-        proof: fields of `ExportConfig` that the proof needs: data, split, limit, device, force.
+        proof: further fields of `ExportConfig`: data, split, limit, device, force, trust.
 
     Raises:
         ArtifactError: the engine or its manifest is missing, or they do not belong together.
         ExportError: the file is no engine, not refittable, or of INT8.
     """
-    manifest = open_artifact(engine).manifest
+    manifest = open_artifact(engine, trust=bool(proof.get("trust"))).manifest
     _require_refittable(engine, manifest)
     return ExportConfig(
         source=source,

@@ -17,6 +17,8 @@ from flowerseg.doctor.gpu import driver_here
 from flowerseg.errors import OutputError
 from flowerseg.files import write_bytes
 from flowerseg.printable import printable
+from flowerseg.smallfiles import reason_of
+from flowerseg.trust import distrust, make_private_folder, with_their_folders
 from flowerseg.usercache import user_cache
 
 OnNotice: TypeAlias = Callable[[str], None]
@@ -46,19 +48,23 @@ def cache_path(folder: str, device: str, *keys: str) -> Path:
 
 
 def read_cache(path: Path, on_notice: OnNotice) -> bytes:
-    """The file's bytes; none where there is no file, or where the system refuses to read it."""
+    """The file's bytes; none where there is no file, it cannot be read, or others can change it."""
     try:
-        return path.read_bytes()
+        reason = distrust(with_their_folders(path))
+        if not reason:
+            return path.read_bytes()
     except FileNotFoundError:
         return b""
     except OSError as error:
-        on_notice(f"{path}: cache not used: {error.strerror}; it only saves time")
-        return b""
+        reason = reason_of(error)
+    on_notice(f"{path}: cache not used: {reason}; it only saves time")
+    return b""
 
 
 def write_cache(path: Path, content: bytes, on_notice: OnNotice) -> None:
     """Replace the file as a whole, so that processes that write at the same time harm no other."""
     try:
+        make_private_folder(path.parent)
         write_bytes(path, content)
     except (OSError, OutputError) as error:
         on_notice(f"cache not written, the next start takes as long as this one: {error}")

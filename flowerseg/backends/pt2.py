@@ -2,10 +2,12 @@
 
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from flowerseg.archive import require_plain_archive
 from flowerseg.arrays import Foreground, Images
 from flowerseg.artifact import Artifact, rebuild_advice
 from flowerseg.backends.base import ONE_BATCH, SessionOptions
@@ -13,6 +15,8 @@ from flowerseg.backends.cudnn import CudnnSwitches, computed_with
 from flowerseg.backends.device import compute_capability, cpu_features, info_of, resolve_device
 from flowerseg.backends.transfer import batch_on, recorded
 from flowerseg.errors import ArtifactError, BackendUnavailable
+from flowerseg.files import open_regular
+from flowerseg.smallfiles import reason_of
 
 
 def open_package(
@@ -59,6 +63,22 @@ def check_package_fits(
         )
 
 
+def _require_plain_package(path: Path) -> None:
+    """Refuse names that leave the folder into which torch unpacks, links and compressed members.
+
+    Raises:
+        ArtifactError: the package holds such a member, or is damaged.
+    """
+    try:
+        with open_regular(path, follows_link=True) as file:
+            require_plain_archive(file)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: not a package that PyTorch has written: {reason_of(error)}. "
+            f"{rebuild_advice(path)}"
+        ) from error
+
+
 def _minor(version: str) -> tuple[str, ...]:
     """`2.11.0+cu130` -> `2`, `11`."""
     return tuple(version.split("+")[0].split(".")[:2])
@@ -95,6 +115,7 @@ class Pt2Backend:
             platform.system(),
             cpu_features(),
         )
+        _require_plain_package(artifact.path)
         try:
             run = torch._inductor.aoti_load_package(
                 str(artifact.path),
@@ -102,8 +123,11 @@ class Pt2Backend:
                 run_single_threaded=options.cuda_graph,
                 device_index=-1 if made_for == "cpu" else torch.device(self._device).index,
             )
-        except RuntimeError as error:
-            raise ArtifactError(f"{artifact.path}: PyTorch refuses it: {error}") from error
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ArtifactError(
+                f"{artifact.path}: PyTorch refuses it: {str(error).strip().splitlines()[0][:300]}. "
+                f"{rebuild_advice(artifact.path)}"
+            ) from error
         self._batch = batch_on(self._device)
         self.stream = getattr(self._batch, "stream", None)
         # Its convolutions are torch's own, which read the switches when they run.

@@ -10,6 +10,7 @@ from flowerseg.artifact import Artifact
 from flowerseg.backends.base import ONE_BATCH, BackendInfo, Layout, SessionOptions
 from flowerseg.backends.cudnn import CudnnSwitches, computed_with
 from flowerseg.backends.device import device_name, resolve_device
+from flowerseg.backends.inductor import require_private_code_cache
 from flowerseg.backends.transfer import batch_on, recorded
 from flowerseg.checkpoint import network_from_artifact
 from flowerseg.errors import BackendUnavailable
@@ -110,6 +111,7 @@ class PyTorchBackend:
         self._module: nn.Module = Deployable(network).eval().to(self._device)
         self._is_compiled = runtime.startswith("torch-compile")
         if self._is_compiled:
+            require_private_code_cache()
             # In one graph or not at all: what it cannot compile it would run eagerly, in silence.
             self._module.compile(fullgraph=True)
         self._batch = batch_on(self._device)

@@ -18,6 +18,7 @@ __all__ = [
     "print_result",
     "runtime_option",
     "stderr_console",
+    "trust_option",
     "unproven_option",
 ]
 
@@ -94,6 +95,15 @@ def unproven_option(command: F) -> F:
     """`--unproven`: use a file whose proof failed or was never run."""
     return click.option(
         "--unproven", is_flag=True, help="Use a model file whose proof failed or was never run."
+    )(command)
+
+
+def trust_option(command: F) -> F:
+    """`--trust`: open a compiled file that another user can change."""
+    return click.option(
+        "--trust",
+        is_flag=True,
+        help="Open a compiled model file although another user owns it or can write to it.",
     )(command)
 
 

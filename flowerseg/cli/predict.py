@@ -22,6 +22,7 @@ from flowerseg.cli.options import (
     print_result,
     runtime_option,
     stderr_console,
+    trust_option,
     unproven_option,
 )
 from flowerseg.cli.streams import library_messages_dropped
@@ -178,6 +179,7 @@ def _parted(
 @device_option
 @runtime_option
 @unproven_option
+@trust_option
 @json_option
 def predict(
     folder: str | None,
@@ -201,6 +203,7 @@ def predict(
     device: str,
     runtime: str,
     unproven: bool,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Segment every photo in FOLDER and below it.
@@ -235,7 +238,14 @@ def predict(
     listing, out = _divided(listing, out, shard)
     path = model or shipped_model()
     opening = Opening(
-        path, device, runtime, threshold, unproven, streams=streams, cuda_graph=cuda_graph
+        path,
+        device,
+        runtime,
+        threshold,
+        unproven,
+        streams=streams,
+        cuda_graph=cuda_graph,
+        trust=trust,
     )
     if tuned_file:
         if batch or runtime != "auto" or streams or cuda_graph is not None or engine != "here":

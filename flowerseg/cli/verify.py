@@ -17,6 +17,7 @@ from flowerseg.cli.options import (
     print_result,
     runtime_option,
     stderr_console,
+    trust_option,
 )
 from flowerseg.cli.terminal import echo
 
@@ -66,6 +67,7 @@ _COLUMNS = 100  # of the text
 )
 @device_option
 @runtime_option
+@trust_option
 @json_option
 def verify(model: Path, as_json: bool, **asked: Any) -> None:
     """Prove that MODEL segments like the FP32 PyTorch checkpoint it was made from.
@@ -84,7 +86,7 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
     source = open_artifact(asked["reference"])
     photos = open_photos(asked["data"], asked["split"], source.manifest.rules)
     photos = photos.limited(asked["limit"])
-    artifact = open_artifact(model)
+    artifact = open_artifact(model, trust=asked["trust"])
     _require_writable(asked)
     with proof_progress() as on_batch:
         evidence = prove(

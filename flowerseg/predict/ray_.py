@@ -66,6 +66,7 @@ class Opening:
     cores: int | None = None  # that it may take on the CPU; None: all
     cudnn_benchmark: bool = False
     layout: Layout | None = None
+    trust: bool = False
 
     def options(self) -> SessionOptions:
         """How it is opened on this machine."""
@@ -88,6 +89,7 @@ class Opening:
             options=self.options(),
             threshold=self.threshold,
             allow_unproven=self.allow_unproven,
+            trust=self.trust,
         )
 
 

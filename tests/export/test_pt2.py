@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from flowerseg.arrays import Images
 from flowerseg.artifact import Artifact, BuiltFor, Kind, Manifest, Precision, open_artifact, publish
 from flowerseg.backends import open_backend, run
 from flowerseg.backends.device import cpu_features
-from flowerseg.backends.pt2 import check_package_fits
+from flowerseg.backends.pt2 import Pt2Backend, check_package_fits
 from flowerseg.errors import ArtifactError, BackendUnavailable, ExportError
 from flowerseg.model import FlowerNet
 from flowerseg.preprocess import Preprocess
@@ -118,7 +119,7 @@ def test_package_for_a_gpu_does_not_run_on_the_cpu(tmp_path: Path, device: str) 
 
 
 def test_package_that_torch_cannot_open_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"a\.pt2: PyTorch refuses it"):
+    with pytest.raises(ArtifactError, match=r"a\.pt2: not a package that PyTorch has written"):
         open_backend(_package(tmp_path, ""), "cpu")
 
 
@@ -157,7 +158,7 @@ def test_package_of_another_machine_is_refused_before_its_code_is_loaded(
     made = Artifact(package.path, manifest)
     machine = dict(zip(("version", "capability", "system", "features"), FITS, strict=True))
     check_package_fits(made, **machine)  # type: ignore[arg-type]  # the same release, the same GPU
-    with pytest.raises(ArtifactError, match=f"{said}.*Compile it on .*: flowerseg-export best"):
+    with pytest.raises(ArtifactError, match=f"{said}.*Compile it on the machine that runs it"):
         check_package_fits(made, **machine | change)  # type: ignore[arg-type]
 
 
@@ -200,5 +201,32 @@ def test_weights_for_a_gpu_are_channels_last_before_they_are_compiled(
 def test_package_without_device_is_taken_for_the_cpus(tmp_path: Path) -> None:
     package = _package(tmp_path, "")
     unnamed = Artifact(package.path, dataclasses.replace(package.manifest, built_for=None))
-    with pytest.raises(ArtifactError, match="PyTorch refuses it"):
+    with pytest.raises(ArtifactError, match="not a package that PyTorch has written"):
         open_backend(unnamed, "cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.so", "/tmp/evil.so", "data/aotinductor/model/../../x"]
+)
+def test_package_with_a_name_that_leaves_its_folder_is_never_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """torch's own reader would write the member there."""
+
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, b"evil")
+
+    manifest = Manifest(
+        kind=Kind.PT2,
+        architecture="any",
+        precision=Precision.FP32,
+        preprocess=Preprocess(),
+        versions={"torch": torch.__version__},
+    )
+    artifact = publish(tmp_path / "a.pt2", manifest, write)
+    monkeypatch.setattr(
+        torch._inductor, "aoti_load_package", lambda *_, **__: pytest.fail("it was unpacked")
+    )
+    with pytest.raises(ArtifactError, match="outside of its folder"):
+        Pt2Backend(artifact, "cpu")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowerseg.cli.options import Command, F, unproven_option
+from flowerseg.cli.options import Command, F, trust_option, unproven_option
 
 if TYPE_CHECKING:
     from flowerseg_bench.record import Finding
@@ -50,6 +50,7 @@ def _common_options(command: F) -> F:
 @click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda[:N]")
 @click.option("--batch", type=click.IntRange(min=1), show_default="flowerseg-predict's own")
 @unproven_option
+@trust_option
 def throughput(
     photos: Path,
     model: Path,
@@ -60,11 +61,12 @@ def throughput(
     device: str,
     batch: int | None,
     unproven: bool,
+    trust: bool,
 ) -> None:
     """Compare flowerseg-predict's speed with what the cores, or the GPU, allow at most."""
     from flowerseg_bench.folders.throughput import Opened, measure_throughput
 
-    how = Opened(model, runtimes, device, batch, unproven)
+    how = Opened(model, runtimes, device, batch, unproven, trust)
     _report(out, lambda work: measure_throughput(photos, how, count, rounds, work))
 
 

@@ -94,6 +94,7 @@ class Opened:
     device: str = "cpu"
     batch: int | None = None  # None: that of a folder run
     allow_unproven: bool = False
+    trust: bool = False
 
 
 def measure_throughput(
@@ -124,6 +125,7 @@ def _measured(
         device=how.device,
         runtime=runtime,
         allow_unproven=how.allow_unproven,
+        trust=how.trust,
     )
     with (
         opened(options=for_folders(manifest, runtime, how.device)) as segmenter,

@@ -25,7 +25,11 @@ _BYTES = GRID * GRID * 3
 
 @dataclass(frozen=True)
 class TrainingPhotos:
-    """The photos that a network learned from, those of the weights that it started from too."""
+    """The photos that a network learned from, those of the weights that it started from too.
+
+    Raises:
+        ValueError: `signatures` is not base64, or not of whole signatures.
+    """
 
     signatures: str = ""  # in base64, one after the other, sorted
     is_complete: bool = True  # False: what the starting weights had learned from is not known

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from flowerseg.arrays import Rgb
-from flowerseg.artifact import Artifact, Data, open_artifact, rewrite_manifest
+from flowerseg.artifact import Artifact, Data, manifest_path, open_artifact, rewrite_manifest
 from flowerseg.data import PhotoSet, open_photos
+from flowerseg.errors import ArtifactError
 from flowerseg.evaluate import seen_caveats, signatures_of
 from flowerseg.paint import paint_photo
 from flowerseg.seen import NO_PHOTOS, TrainingPhotos, count_seen, signature_of, training_photos
@@ -85,6 +86,19 @@ def test_what_is_said_of_photos_that_a_model_saw(painted: Path, val_photos: Phot
     assert said(_data(train, None)) == said(None) == [("training-photos-unknown", 0)]
     # An older manifest has only the fingerprint.
     assert said(_data(val_photos, None)) == [("photos-seen-in-training", len(val_photos))]
+
+
+@pytest.mark.parametrize("signatures", ["AAAA", "no base64", "A"])
+def test_signatures_that_are_damaged_make_the_manifest_unreadable(
+    reference: Artifact, copied: Callable[[Path], Path], painted: Path, signatures: str
+) -> None:
+    model = copied(reference.path)
+    whole = TrainingPhotos("AAAA" * 9)
+    rewrite_manifest(open_artifact(model), data=_data(open_photos(painted, "val"), whole))
+    path = manifest_path(model)
+    path.write_text(path.read_text().replace("AAAA" * 9, signatures))
+    with pytest.raises(ArtifactError, match="wrong field in the manifest"):
+        open_artifact(model)
 
 
 def test_photos_are_recorded_in_the_manifest_of_an_older_model(

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -14,6 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+from flowerseg.abandoned import PREFIX, TEMPORARY, keeps_as_ours
 from flowerseg.errors import NameTooLong, OutputError
 
 # No call only reads the mask, and setting it while threads write would race: read it once.
@@ -47,9 +47,6 @@ _OF_OPEN_FILES = (
     errno.EIO,
     errno.ESTALE,
 )
-
-_PREFIX = ".tmp-"
-_TEMPORARY = re.compile(re.escape(_PREFIX) + r"[a-z0-9_]{8}(\.\w+)?")  # as tempfile names them
 
 # More than a block of any file system, so that the last free bytes do not hide that it is full.
 _PROBE_BYTES = 1 << 20
@@ -127,7 +124,7 @@ def write_bytes(path: Path, content: bytes, *, makes_folder: bool = True) -> Non
             with open(handle, "wb", buffering=0) as file:  # noqa: PTH123  # a handle has no path
                 _write_all(file, content)
                 os.fsync(handle)
-            temporary.replace(path)
+                temporary.replace(path)  # while it is still locked
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -206,7 +203,7 @@ def remove_temporaries(folder: Path, below: Iterable[str] = ()) -> None:
 
 def _remove_temporaries(entries: Iterable[os.DirEntry[str]]) -> None:
     for entry in entries:
-        if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+        if TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
             with explained(Path(entry.path)):
                 Path(entry.path).unlink(missing_ok=True)
 
@@ -227,21 +224,27 @@ def _folders(top: Path) -> Iterator[Path]:
 @contextmanager
 def _temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
     make_folders(folder)
-    handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=suffix, dir=folder)
-    os.close(handle)
+    while True:
+        handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=suffix, dir=folder)
+        if keeps_as_ours(handle):
+            break
+        os.close(handle)
     try:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
+        os.close(handle)
 
 
 def _created(folder: Path, makes_folder: bool) -> tuple[int, Path]:
     """A new file in a folder, open to be written, and as public as any other file."""
     while True:
-        temporary = folder / f"{_PREFIX}{secrets.token_hex(4)}"
+        temporary = folder / f"{PREFIX}{secrets.token_hex(4)}"
         try:
             handle = os.open(str(temporary), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            return handle, temporary
+            if keeps_as_ours(handle):
+                return handle, temporary
+            os.close(handle)
         except FileExistsError:
             continue  # the name is taken: another one
         except FileNotFoundError:

@@ -1,8 +1,10 @@
 """Where a network's first weights come from: COCO, ImageNet, nothing, or a file."""
 
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.error import URLError
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -77,9 +79,27 @@ def _load(network: FlowerNet, state: dict[str, Tensor], source: str) -> None:
     network.load_state_dict(fitting, strict=False)
 
 
+def _require_writable(folder: Path) -> None:
+    """Refuse torch's folder for downloads where nothing can be written into it.
+
+    Raises:
+        TrainingError: naming the variable that chooses another one.
+    """
+    advice = "Set TORCH_HOME to a folder that you can write to, or use --weights none or FILE."
+    if folder.parts[0] == "~":  # torch would make a folder of that name
+        raise TrainingError(
+            f"This user has no home folder, so there is no place for downloads. {advice}"
+        )
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise TrainingError(f"{folder}: no weights can be downloaded to it. {advice}")
+
+
 def _download(weights: Any) -> dict[str, Tensor]:
     """torchvision's own download, with its own cache and its own hash in the file name."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if not (folder / PurePosixPath(urlsplit(weights.url).path).name).is_file():
+        _require_writable(folder)
     try:
         state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:

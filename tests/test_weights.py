@@ -111,3 +111,16 @@ def test_none_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = _plant_download(monkeypatch, AssertionError())
     network_from_weights(MOBILENET, "none")
     assert asked == []
+
+
+@pytest.mark.parametrize("kind", ["file", "no home"])
+def test_folder_for_downloads_that_cannot_be_is_named_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    asked = _plant_download(monkeypatch, AssertionError())
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file/hub" if kind == "file" else Path("~/.cache/torch/hub")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder))
+    with pytest.raises(TrainingError, match="Set TORCH_HOME to a folder that you can write to"):
+        network_from_weights(MOBILENET, "coco")
+    assert asked == []

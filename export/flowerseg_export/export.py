@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from flowerseg.abandoned import remove_abandoned
 from flowerseg.arrays import Rgb
 from flowerseg.artifact import (
     Artifact,
@@ -86,6 +87,7 @@ def export_model(config: ExportConfig, listener: Listener | None = None) -> list
     photos = _photos(config, source)
     _refuse_existing(config, source)
     require_writable(config.out.parent)
+    remove_abandoned(config.out.parent)
     config = _repaired(config, source, photos, listener)
     source = with_selftest(source)
     written = _write_chain(config, source, listener)

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from tempfile import TemporaryDirectory
 
+from flowerseg.abandoned import remove_abandoned, temporary_folder
 from flowerseg.arrays import SizeHW
 from flowerseg.artifact import Artifact, Batch, Kind, Manifest, Proof, manifest_path
 from flowerseg.errors import ExportError, some_of
@@ -239,8 +239,8 @@ def _install(artifact: Artifact, config: str, folder: Path) -> None:
     try:
         # Inside the model's folder Triton skips what is not named by a number. Beside it, the
         # half-written folder would be a model of its own, which fails to load and stops the server.
-        with TemporaryDirectory(prefix=".tmp-", dir=folder) as temporary:
-            staged = Path(temporary)
+        remove_abandoned(folder)
+        with temporary_folder(folder) as staged:
             _stage(artifact, config, staged)
             _swap_in(staged, folder)
     finally:

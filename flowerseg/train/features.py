@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from flowerseg.abandoned import remove_abandoned, temporary_folder
 from flowerseg.errors import TrainingError
 from flowerseg.model import FlowerNet
 from flowerseg.train.amp import Amp, autocast
@@ -70,16 +70,16 @@ class FeatureCache:
         self._limit = limit_bytes
 
     def find(self, key: str, views: int) -> Features | None:
-        """Kept features, or None."""
+        """Kept features, or None; damaged ones are removed."""
         folder = self._folder / key
-        if not (folder / FEATURES).is_file():
+        if not folder.is_dir():
             return None
-        os.utime(folder)  # used now: the last to go
-        return Features(
-            np.load(folder / FEATURES, mmap_mode="r"),
-            np.load(folder / LABELS, mmap_mode="r"),
-            views,
-        )
+        try:
+            os.utime(folder)  # used now: the last to go
+            return _opened(folder, views)
+        except (OSError, ValueError, EOFError):
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
 
     def fill(
         self,
@@ -101,9 +101,9 @@ class FeatureCache:
         first = compute(image[None])
         try:
             self._make_room(len(wanted) * (first.nbytes + labels.nbytes))
-            with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=self._folder) as unfinished:
+            with temporary_folder(self._folder, _UNFINISHED) as unfinished:
                 shapes = tuple(first.shape[1:]), tuple(labels.shape)
-                whole = Path(unfinished) / key
+                whole = unfinished / key
                 whole.mkdir()
                 _write(whole, wanted, shapes, frames, compute, on_features)
                 _move(whole, self._folder / key)
@@ -114,7 +114,10 @@ class FeatureCache:
             ) from error
         found = self.find(key, views)
         if found is None:
-            raise AssertionError("features that were just written are there")
+            raise TrainingError(
+                f"{self._folder / key}: the features that were just kept are gone or changed. Run "
+                "again, or train with --no-cache."
+            )
         return found
 
     def _make_room(self, needed: int) -> None:
@@ -125,12 +128,28 @@ class FeatureCache:
                 "with --no-cache."
             )
         self._folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(self._folder, _UNFINISHED)
         kept = [entry for entry in self._folder.iterdir() if entry.is_dir()]
         for oldest in sorted(kept, key=lambda entry: entry.stat().st_mtime):
             if _used_bytes(self._folder) + needed <= self._limit:
                 break
             if not oldest.name.startswith(_UNFINISHED):  # another run may be writing there
                 shutil.rmtree(oldest, ignore_errors=True)
+
+
+def _opened(folder: Path, views: int) -> Features:
+    """The features in a folder.
+
+    Raises:
+        OSError, ValueError, EOFError: a file is missing or is not what `fill` writes.
+    """
+    features, labels = (
+        np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (FEATURES, LABELS)
+    )
+    is_whole = (features.dtype, features.ndim) == (np.float16, 4) and len(features) % views == 0
+    if not is_whole or (labels.dtype, labels.ndim, len(labels)) != (np.uint8, 3, len(features)):
+        raise ValueError(f"{folder}: not what is kept there")
+    return Features(features, labels, views)
 
 
 def cache_folder() -> Path:

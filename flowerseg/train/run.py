@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flowerseg.abandoned import remove_abandoned
 from flowerseg.artifact import Manifest, manifest_path
 from flowerseg.checkpoint import save_checkpoint
 from flowerseg.errors import TrainingError
@@ -87,6 +88,7 @@ class RunFolder:
             OutputError: the folder cannot be written; an earlier run is still whole.
         """
         require_writable(self.folder)
+        self._remove_abandoned()
         for name in (BEST, LAST):
             manifest_path(self.folder / name).unlink(missing_ok=True)
             (self.folder / name).unlink(missing_ok=True)
@@ -152,6 +154,7 @@ class RunFolder:
         path = self.folder / STATE
         if not path.exists():
             return None
+        self._remove_abandoned()
         content = read_tensors(path)
         if content.get("basis") != basis:
             raise TrainingError(
@@ -163,6 +166,10 @@ class RunFolder:
             return progress, dict(content["training"])
         except (KeyError, TypeError, ValueError) as error:
             raise damaged_state(path, error) from error
+
+    def _remove_abandoned(self) -> None:
+        for folder in (self.folder, self.folder / "panels"):
+            remove_abandoned(folder)
 
     def write_epochs(self, epochs: Sequence[Epoch]) -> None:
         """Write metrics.csv, and curves.png where the last epoch was validated."""

@@ -4,6 +4,7 @@ import copy
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from flowerseg.errors import TrainingError
 from flowerseg.model import FlowerNet
 from flowerseg.preprocess import Preprocess
 from flowerseg.train.features import (
+    FEATURES,
+    LABELS,
     FeatureCache,
     cache_folder,
     feature_key,
@@ -304,3 +307,22 @@ def test_features_are_kept_where_the_user_keeps_caches(
     monkeypatch.setenv("XDG_CACHE_HOME", home)
     monkeypatch.setenv("HOME", "/home/me")
     assert cache_folder() == Path(home or "/home/me/.cache") / "flowerseg/features"
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"not an array", None])
+@pytest.mark.parametrize("name", [FEATURES, LABELS])
+def test_damaged_features_are_computed_again(
+    tmp_path: Path, name: str, damage: bytes | None
+) -> None:
+    folder = tmp_path / "key"
+    folder.mkdir()
+    np.save(folder / FEATURES, np.zeros((2, 3, 4, 4), np.float16))
+    np.save(folder / LABELS, np.zeros((2, 8, 8), np.uint8))
+    cache = FeatureCache(tmp_path, 1 << 20)
+    assert cache.find("key", 1) is not None
+    if damage is None:
+        np.save(folder / name, np.zeros((3, 3)))
+    else:
+        (folder / name).write_bytes(damage)
+    assert cache.find("key", 1) is None
+    assert not folder.exists()

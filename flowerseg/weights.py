@@ -105,6 +105,7 @@ def _download(weights: Any) -> dict[str, Tensor]:
     except (URLError, OSError, RuntimeError) as error:
         raise TrainingError(
             f"{weights}: could not be downloaded ({error}). Fetch {weights.url} on a machine with "
-            f"a network and put it into {folder}/, or train with --weights none or --weights FILE."
+            f"a network and put it into {folder}/ (TORCH_HOME chooses another folder), or train "
+            "with --weights none or --weights FILE."
         ) from error
     return state

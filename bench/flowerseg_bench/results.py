@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import reprlib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,8 +13,9 @@ from flowerseg.arrays import SizeHW
 from flowerseg.backends.base import Layout
 from flowerseg.caveats import Caveat
 from flowerseg.errors import DataError
-from flowerseg.jsonform import from_json
+from flowerseg.jsonform import from_json, read_json
 from flowerseg.preprocess import Preprocess
+from flowerseg.smallfiles import reason_of
 from flowerseg_bench.boundaries import Boundary
 from flowerseg_bench.conditions import Conditions
 from flowerseg_bench.monitor import UNSEEN, Seen
@@ -240,14 +242,15 @@ def read_results(path: Path) -> Results:
         DataError: it is missing, of another schema, or not what `Results.to_json` writes.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable results.json: {error}.") from error
+        raise DataError(f"{path}: not a readable results.json: {reason_of(error)}.") from error
     found = content.get("schema") if isinstance(content, dict) else None
-    if found != SCHEMA:
+    if type(found) is not int or found != SCHEMA:
         raise DataError(
-            f"{path}: results of schema {found}; this flowerseg-bench reads schema {SCHEMA}, in "
-            "which numbers may mean something else. Measure those files again with this version."
+            f"{path}: results of schema {reprlib.repr(found)}; this flowerseg-bench reads schema "
+            f"{SCHEMA}, in which numbers may mean something else. Measure those files again with "
+            "this version."
         )
     try:
         return from_json(Results, content)

@@ -1,6 +1,5 @@
 """The page of a training run: how good it is, where it fails, and how to do it again."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from flowerseg.caveats import Caveat, caveat_text
 from flowerseg.errors import TrainingError
 from flowerseg.files import write_text
 from flowerseg.images import read_rgb, resize_area
-from flowerseg.jsonform import from_json
+from flowerseg.jsonform import from_json, read_json
 from flowerseg.page import jpeg_url, render_page
 from flowerseg.pictures import COLUMNS, unstacked
+from flowerseg.smallfiles import reason_of
 from flowerseg.train.report import STARTING_WEIGHTS
 
 Report: TypeAlias = Mapping[str, Any]
@@ -79,14 +79,18 @@ def write_report(folder: Path) -> Path:
     A picture that is missing is left out.
 
     Raises:
-        TrainingError: there is no report.json.
+        TrainingError: there is no report.json, or it cannot be read.
     """
     try:
-        report: Report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report: Report = read_json(folder / "report.json")
     except FileNotFoundError as error:
         raise TrainingError(
             f"{folder}: there is no report.json in it, so no training run ended here. Train with "
             f"--out {shlex.quote(str(folder))}."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"{folder / 'report.json'}: cannot be read: {reason_of(error)}. Copy it again."
         ) from error
     path = folder / "report.html"
     write_text(path, _page(report, folder))

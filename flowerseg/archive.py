@@ -11,6 +11,8 @@ import zlib
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
+from flowerseg.zipdirectory import require_one_directory
+
 _ENCRYPTED = 0x1  # of the general purpose flags; APPNOTE.TXT, section 4.4.4
 _CHUNK_BYTES = 1 << 20
 
@@ -22,10 +24,11 @@ def require_plain_archive(file: BinaryIO) -> None:
 
     Raises:
         ValueError: it is no ZIP archive; a member is compressed, encrypted, a link or damaged, has
-            a name that leaves the folder or occurs twice; or they hold more bytes than the file.
+            a name that leaves the folder or occurs twice; or they hold more bytes than the file;
+            or two readers may find two directories in it.
     """
     size = file.seek(0, 2)
-    file.seek(0)
+    require_one_directory(file)
     try:
         with zipfile.ZipFile(file) as archive:
             _require_plain_members(archive.infolist(), size)
@@ -43,9 +46,10 @@ def _require_plain_members(members: list[zipfile.ZipInfo], size: int) -> None:
     names: set[str] = set()
     for member in members:
         _require_plain_member(member)
-        if member.filename in names:
+        name = member.filename.casefold()  # PyTorch's reader ignores case
+        if name in names:
             raise ValueError(f"it holds {member.filename!r} twice")
-        names.add(member.filename)
+        names.add(name)
     if sum(member.file_size for member in members) > size:
         raise ValueError("its members claim to be larger than the file")
 

@@ -125,6 +125,7 @@ def test_archive_rewritten_without_compression_is_read(tmp_path: Path, content: 
         ("/etc/evil", "outside of its folder"),
         ("a\\..\\evil", "a member with the name"),
         ("archive/data.pkl", "twice"),
+        ("archive/DATA.PKL", "twice"),
     ],
 )
 def test_member_with_a_name_that_is_refused(

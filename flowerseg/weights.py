@@ -15,6 +15,7 @@ from flowerseg.checkpoint import FORMAT
 from flowerseg.errors import ArtifactError, TrainingError
 from flowerseg.files import sha256_of_regular
 from flowerseg.model import Architecture, FlowerNet
+from flowerseg.smallfiles import reason_of
 from flowerseg.tensorfile import read_tensors, require_weights
 
 NAMED_WEIGHTS = ("none", "coco", "imagenet")
@@ -36,7 +37,8 @@ def network_from_weights(
     another shape, such as COCO's 21 classes, is left as initialised.
 
     Raises:
-        TrainingError: the download failed, or the file does not fit the architecture.
+        TrainingError: the download failed, the downloaded file was damaged or replaced since, or
+            the file does not fit the architecture.
         ArtifactError: the file cannot be read.
     """
     network = FlowerNet(architecture, head_padding=head_padding)
@@ -96,16 +98,43 @@ def _require_writable(folder: Path) -> None:
 
 
 def _download(weights: Any) -> dict[str, Tensor]:
-    """torchvision's own download, with its own cache and its own hash in the file name."""
+    """Weights of torchvision: downloaded once, kept in torch's folder, read without running code.
+
+    torchvision's own loader compares the hash only after a download, and unpickles what is kept.
+
+    Raises:
+        TrainingError: the download failed, or the kept file is not the one that was downloaded.
+        ArtifactError: the file cannot be read.
+    """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    if not (folder / PurePosixPath(urlsplit(weights.url).path).name).is_file():
-        _require_writable(folder)
+    path = folder / PurePosixPath(urlsplit(weights.url).path).name
+    sha256_prefix = path.stem.rpartition("-")[2]  # of torchvision's names, resnet50-11ad3fa6.pth
     try:
-        state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+        if not path.exists():
+            _require_writable(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(path), sha256_prefix)
     except (URLError, OSError, RuntimeError) as error:
         raise TrainingError(
             f"{weights}: could not be downloaded ({error}). Fetch {weights.url} on a machine with "
             f"a network and put it into {folder}/ (TORCH_HOME chooses another folder), or train "
             "with --weights none or --weights FILE."
         ) from error
-    return state
+    _require_sha256(path, sha256_prefix)
+    return require_weights(read_tensors(path), path)
+
+
+def _require_sha256(path: Path, prefix: str) -> None:
+    try:
+        actual = sha256_of_regular(path, follows_link=True)
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: the downloaded weights cannot be read: {reason_of(error)}. Remove it and run "
+            "again, and it is downloaded again."
+        ) from error
+    if not actual.startswith(prefix):
+        raise TrainingError(
+            f"{path}: damaged or replaced since its download: its SHA-256 begins with "
+            f"{actual[: len(prefix)]}, not with {prefix}. Remove it and run again, and it is "
+            "downloaded again."
+        )

@@ -1,9 +1,9 @@
 """What an export is asked for, and the command that asks for the same again."""
 
-import dataclasses
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from flowerseg.artifact import (
     Artifact,
@@ -11,6 +11,7 @@ from flowerseg.artifact import (
     EngineBuild,
     Hardware,
     Kind,
+    Manifest,
     Precision,
     manifest_path,
     open_artifact,
@@ -61,6 +62,8 @@ class ExportConfig:
             raise ValueError("INT8 needs photos to calibrate on: --data")
         if self.precision is Precision.TF32 and self.target is not Kind.TENSORRT:
             raise ValueError("TF32 is a mode of TensorRT's matrix units: --to tensorrt")
+        if self.precision is Precision.BF16:
+            raise ValueError("no file is exported in BF16: OpenVINO computes FP32 files in it")
         if self.keep_fp32 and self.precision not in (Precision.FP16, Precision.INT8):
             raise ValueError("--keep-fp32 leaves modules out of --fp16 or --int8")
         if self.repair and (self.precision is not Precision.FP16 or self.data is None):
@@ -111,7 +114,7 @@ def rebuild_command(config: ExportConfig) -> str:
     return shlex.join([*words, *_proof_options(config), "--out", str(config.out), "--force"])
 
 
-def config_to_rebuild(engine: Path, **proof: object) -> ExportConfig:
+def config_to_rebuild(engine: Path, **proof: Any) -> ExportConfig:
     """The config that builds an engine again from the ONNX file beside it, for this machine.
 
     The engine's own bytes are not looked at: they may be of another GPU, or gone.
@@ -121,7 +124,8 @@ def config_to_rebuild(engine: Path, **proof: object) -> ExportConfig:
         proof: fields of `ExportConfig` that the proof needs: reference, data, split, limit, device.
 
     Raises:
-        ArtifactError: the manifest is missing, or the ONNX file is, or it is another one.
+        ArtifactError: the manifest is missing or damaged, or the ONNX file is missing or another
+            one.
         ExportError: the file is no engine.
     """
     manifest = read_manifest(manifest_path(engine))
@@ -132,16 +136,41 @@ def config_to_rebuild(engine: Path, **proof: object) -> ExportConfig:
         )
     parent = manifest.parents[-1]
     source = _parent_beside(engine, parent.name, parent.sha256)
-    asked = ExportConfig(
+    return config_of_engine(
+        engine,
+        manifest,
         source=source.path,
         out=engine,
-        target=manifest.kind,
+        # What else the engine computes in is in the ONNX file.
         precision=Precision.TF32 if manifest.precision is Precision.TF32 else Precision.FP32,
-        profiles=manifest.ranges or (Batch(),),
-        build=manifest.engine or EngineBuild(),
         force=True,
+        **proof,
     )
-    return dataclasses.replace(asked, **proof)  # type: ignore[arg-type]  # fields by name
+
+
+def config_of_engine(engine: Path, manifest: Manifest, **fields: Any) -> ExportConfig:
+    """The config of an engine that is built or refitted as a manifest describes it.
+
+    Args:
+        engine: whose manifest it is.
+        manifest: kind, batch sizes and build are taken from it.
+        fields: the other fields of `ExportConfig`.
+
+    Raises:
+        ArtifactError: no such engine can be built, so the manifest was changed.
+    """
+    try:
+        return ExportConfig(
+            target=manifest.kind,
+            profiles=manifest.ranges or (Batch(),),
+            build=manifest.engine or EngineBuild(),
+            **fields,
+        )
+    except ValueError as error:
+        raise ArtifactError(
+            f"{manifest_path(engine)}: describes an engine that cannot be built ({error}). Copy "
+            "the engine and its manifest again, or export the checkpoint again."
+        ) from error
 
 
 def _proof_options(config: ExportConfig) -> list[str]:

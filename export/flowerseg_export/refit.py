@@ -15,8 +15,6 @@ import torch
 
 from flowerseg.artifact import (
     Artifact,
-    Batch,
-    EngineBuild,
     Kind,
     Manifest,
     Precision,
@@ -25,7 +23,7 @@ from flowerseg.artifact import (
 )
 from flowerseg.backends.trt import Engine, import_tensorrt
 from flowerseg.errors import BackendUnavailable, ExportError
-from flowerseg_export.config import ENGINES, ExportConfig
+from flowerseg_export.config import ENGINES, ExportConfig, config_of_engine
 from flowerseg_export.engine import Log, checked, collecting_logger, constructed
 
 _SHOWN = 3  # differences named in a message
@@ -51,18 +49,18 @@ def config_to_refit(source: Path, engine: Path, out: Path, **proof: Any) -> Expo
         proof: further fields of `ExportConfig`: data, split, limit, device, force, trust.
 
     Raises:
-        ArtifactError: the engine or its manifest is missing, or they do not belong together.
+        ArtifactError: the engine or its manifest is missing or damaged, or they do not belong
+            together.
         ExportError: the file is no engine, not refittable, or of INT8.
     """
     manifest = open_artifact(engine, trust=bool(proof.get("trust"))).manifest
     _require_refittable(engine, manifest)
-    return ExportConfig(
+    return config_of_engine(
+        engine,
+        manifest,
         source=source,
         out=out,
-        target=manifest.kind,
         precision=manifest.precision,
-        profiles=manifest.ranges or (Batch(),),
-        build=manifest.engine or EngineBuild(),
         keep_fp32=manifest.keep_fp32,
         refit=engine,
         **proof,

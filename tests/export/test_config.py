@@ -110,6 +110,7 @@ def test_rebuild_command_asks_for_the_same(
             "--int8 with --fp16 is for engines",
         ),
         ({"precision": Precision.TF32}, "TF32 is a mode of TensorRT"),
+        ({"precision": Precision.BF16}, "no file is exported in BF16"),
         ({"keep_fp32": ("classifier",)}, "--keep-fp32 leaves modules out of"),
         ({"profiles": ()}, "at least one optimisation profile"),
         ({"profiles": (Batch(1, 1, 1), Batch(3, 8, 8))}, "3:8:8 begins at 3, but 1:1:1 ends at 1"),
@@ -161,6 +162,33 @@ def test_engine_is_rebuilt_with_the_profiles_of_its_manifest(
         fields[name] = [dict(zip(("min", "opt", "max"), each, strict=True)) for each in sizes]
     path.write_text(json.dumps(fields))
     assert config_to_rebuild(path.with_suffix("")).profiles == profiles
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "tf32"}, "TF32 is a mode of TensorRT"),
+        ({"engine": {"version_compatible": True}}, "--version-compatible is for TensorRT"),
+        ({"engine": {"hardware": "ampere+"}}, "--hardware-compatible is for TensorRT"),
+        (
+            {"kind": "tensorrt", "engine": {"compute_capabilities": ["8.9"]}},
+            "--compute-capability is for TensorRT-RTX",
+        ),
+    ],
+)
+def test_manifest_of_an_engine_that_cannot_be_is_refused(
+    rtx_engine: Artifact,
+    fp16_onnx: Artifact,
+    copied: Callable[[Path], Path],
+    changes: dict[str, object],
+    message: str,
+) -> None:
+    copied(fp16_onnx.path)
+    path = manifest_path(copied(rtx_engine.path))
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ArtifactError, match=message) as refused:
+        config_to_rebuild(path.with_suffix(""))
+    assert str(refused.value).startswith(f"{path}: ")
 
 
 def test_engine_whose_own_bytes_are_gone_is_rebuilt_all_the_same(

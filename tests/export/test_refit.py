@@ -324,6 +324,16 @@ def test_weights_that_tensorrt_does_not_take_leave_everything_as_it_was(
         ({"engine": EngineBuild()}, "was not built with --refittable"),
         ({"engine": None}, "was not built with --refittable"),
         ({"precision": Precision.INT8}, "other weights need a calibration and a build"),
+        (
+            {"precision": Precision.FP32, "keep_fp32": ("head",)},
+            "--keep-fp32 leaves modules out of",
+        ),
+        (
+            {"engine": EngineBuild(refittable=True, compute_capabilities=("8.9",))},
+            "--compute-capability is for TensorRT-RTX",
+        ),
+        ({"kind": Kind.TENSORRT_RTX, "precision": Precision.TF32}, "TF32 is a mode of TensorRT's"),
+        ({"precision": Precision.BF16}, "no file is exported in BF16"),
         ({"architecture": "deeplabv3_resnet50"}, "architecture deeplabv3_resnet50 in the engine"),
         ({"preprocess": Preprocess((96, 64))}, "frames 96 × 64 in the engine, 64 × 64 in the"),
         ({"versions": {"tensorrt": "10.12.0"}}, "TensorRT 10.12.0, this machine has 10.16.1"),

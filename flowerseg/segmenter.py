@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import NoReturn, Self, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from flowerseg.backends import (
     open_backends,
     run,
 )
+from flowerseg.backends.pool import BackendPool
 from flowerseg.masks import foreground_at, mask_from_foreground
 from flowerseg.preprocess import Preprocess, frame_from_photo
 from flowerseg.selftest import require_same_map
@@ -31,12 +32,17 @@ Infer: TypeAlias = Callable[[Sequence[Rgb]], Foreground]
 class Segmenter:
     """A backend with the preprocess and threshold of its model, and its file where it has one.
 
+    Any number of threads may use it at once, in every runtime. Each of its streams computes one
+    batch at a time, so a call waits until a stream is free; `SessionOptions.streams` says how many
+    there are. A process that was forked from the one that opened it cannot use it, and it cannot be
+    pickled: open the model in each process.
+
     Args:
         backend: the model in a runtime.
         preprocess: of the model.
         threshold: probability from which a pixel is flower.
         artifact: its file.
-        others: the same model on further streams, for those who keep several batches under way.
+        others: the same model on further streams, to compute several batches at a time.
     """
 
     def __init__(
@@ -53,7 +59,7 @@ class Segmenter:
                 f"the preprocess makes {preprocess.size_hw}"
             )
         self.backend = backend
-        self.backends = (backend, *others)
+        self._pool = BackendPool((backend, *others))
         self.preprocess = preprocess
         self.threshold = threshold
         self.artifact = artifact
@@ -111,9 +117,16 @@ class Segmenter:
         return self.backend.info
 
     @property
+    def backends(self) -> tuple[Backend, ...]:
+        """The backend of each stream, for callers who drive it in a single thread themselves."""
+        self.require_open()
+        return self._pool.backends
+
+    @property
     def streams(self) -> "tuple[Infer, ...]":
-        """What infers a batch, once for each stream; each is for one thread at a time."""
-        return tuple(partial(_infer, backend) for backend in self.backends)
+        """A function for each stream that infers a batch, for one thread at a time."""
+        self.require_open()
+        return tuple(partial(self._infer_on, backend) for backend in self.backends)
 
     def segment(self, rgb: Rgb) -> Mask:
         """Mask (h, w) of one photo (h, w, 3): True is flower."""
@@ -121,6 +134,7 @@ class Segmenter:
 
     def segment_batch(self, photos: Sequence[Rgb]) -> list[Mask]:
         """Masks of several photos of any sizes, in one batch."""
+        self.require_open()
         foregrounds = self.infer([frame_from_photo(rgb, self.preprocess) for rgb in photos])
         return [
             self.mask(foreground, size_of(rgb))
@@ -129,23 +143,46 @@ class Segmenter:
 
     def probability(self, rgb: Rgb) -> Foreground:
         """Flower probability (h, w) of one photo as `min(255, floor(256 p))`."""
+        self.require_open()
         (foreground,) = self.infer([frame_from_photo(rgb, self.preprocess)])
         return foreground_at(foreground, size_of(rgb))
 
     def infer(self, frames: Sequence[Rgb]) -> Foreground:
         """Foreground (N, H, W) of one batch of frames (H, W, 3)."""
-        return _infer(self.backend, frames)
+        return self._infer_on(None, frames)
 
     def mask(self, foreground: Foreground, size_hw: SizeHW) -> Mask:
         """Mask (h, w) at the photo's size from its probability map (H, W)."""
         return mask_from_foreground(foreground, size_hw, self.threshold)
 
+    def require_open(self) -> None:
+        """Check that this Segmenter can still be used, and in this process.
+
+        Raises:
+            ValueError: it is closed.
+            BackendUnavailable: this process was forked from the one that opened it.
+        """
+        self._pool.require_open()
+
     def close(self) -> None:
-        """Give back what the runtime holds."""
-        for backend in self.backends:
-            backend.close()
+        """Free what the runtime holds, once calls of other threads have finished.
+
+        Calls that come later raise ValueError. Closing twice is fine.
+        """
+        self._pool.close()
+
+    def _infer_on(self, backend: Backend | None, frames: Sequence[Rgb]) -> Foreground:
+        """Infer a batch on one backend, or on the first that is free."""
+        with self._pool.lend(backend) as lent:
+            return run(lent, np.stack(frames))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Segmenter cannot be pickled or copied; open the model file again where it is needed"
+        )
 
     def __enter__(self) -> Self:
+        self.require_open()
         return self
 
     def __exit__(
@@ -155,7 +192,3 @@ class Segmenter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _infer(backend: Backend, frames: Sequence[Rgb]) -> Foreground:
-    return run(backend, np.stack(frames))

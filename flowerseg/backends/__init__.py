@@ -11,6 +11,7 @@ from flowerseg.backends.base import (
     check_images,
     run,
 )
+from flowerseg.backends.pool import require_no_fork_since_opening
 from flowerseg.errors import BackendUnavailable
 
 __all__ = [
@@ -165,6 +166,7 @@ def open_backends(
         BackendUnavailable: the runtime or the device is not here, or it cannot open this kind or
             not with these options.
     """
+    require_no_fork_since_opening()
     kinds = RUNTIMES[artifact.manifest.kind]
     chosen = kinds[0] if runtime == "auto" else runtime
     if chosen not in kinds:

@@ -6,7 +6,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -132,7 +132,7 @@ def finish(job: Job, task: Task, made: Made) -> ForDisk[Outcome] | Outcome:
     """
     if made.result is None:
         assert task.before is not None  # its bytes are known
-        return Outcome(task.photo, task.before, is_kept=True)
+        return Outcome(task.photo, _without_missing(job, task.photo, task.before), is_kept=True)
     if not made.result.ok:
         _remove(job, task.photo, Save)
         return Outcome(task.photo, Entry(made.sha256, {}, made.result))
@@ -217,11 +217,23 @@ def _others(job: Job, task: Task, made: Made) -> dict[Save, str]:
     before = task.before
     if before is None:
         return {}
-    others = {kind: digest for kind, digest in before.outputs.items() if kind not in made.files}
-    if before.is_current and before.sha256 == made.sha256:
+    is_kept = before.is_current and before.sha256 == made.sha256
+    entry = _without_missing(job, task.photo, before) if is_kept else before
+    others = {kind: digest for kind, digest in entry.outputs.items() if kind not in made.files}
+    if is_kept:
         return others
     _remove(job, task.photo, others)
     return {}
+
+
+def _without_missing(job: Job, photo: Path, entry: Entry) -> Entry:
+    """An entry without the files that somebody removed and that this run does not make again."""
+    outputs = {
+        kind: digest
+        for kind, digest in entry.outputs.items()
+        if kind in job.save or job.folders.has(job.output(photo, kind))
+    }
+    return entry if len(outputs) == len(entry.outputs) else replace(entry, outputs=outputs)
 
 
 def _remove(job: Job, photo: Path, kinds: Iterable[Save]) -> None:

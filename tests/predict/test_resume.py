@@ -1,5 +1,6 @@
 """What an earlier run made is kept as long as it is what this run would make."""
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from flowerseg.errors import OutputError, Stopped
 from flowerseg.images import write_png
-from flowerseg.predict import PredictSettings, Save, segment_folder
+from flowerseg.predict import PredictSettings, Save, check_folder, segment_folder
 from flowerseg.segmenter import Segmenter
 
 Opened = Callable[..., Segmenter]
@@ -243,3 +244,18 @@ def _as_of_version(path: Path, version: int) -> None:
     db = sqlite3.connect(path)
     db.execute(f"PRAGMA user_version = {version}")
     db.close()
+
+
+def test_outputs_that_are_gone_and_not_asked_for_again_are_forgotten(
+    photos: Path, tmp_path: Path, opened: Opened
+) -> None:
+    out = tmp_path / "out"
+    segment_folder(photos, opened(), out, PredictSettings(save=(Save.MASK, Save.OVERLAY)))
+    (out / "overlays/01.png.png").unlink()
+    shutil.rmtree(out / "overlays/sub")
+    (out / "masks/02.png.png").unlink()  # done again, beside an overlay that is still there
+    (out / "masks/01.png.png").unlink()  # done again, beside one that is gone
+    report = segment_folder(photos, opened(), out)
+    assert (report.run.effort.kept, report.run.effort.segmented) == (14, 2)
+    # 16 masks, and the overlays that are left: all but the six of sub and that of 01.png.
+    assert check_folder(out, pytest.fail).outputs == 16 + 9

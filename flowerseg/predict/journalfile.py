@@ -8,16 +8,16 @@ run first opens it. Any other file is refused before SQLite opens it, since open
 import os
 import shutil
 import sqlite3
-import stat
 import struct
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from flowerseg.errors import OutputError
 from flowerseg.files import open_regular
+from flowerseg.predict.plainfile import require_plain
 from flowerseg.predict.rows import checksum
 
 JOURNAL = "journal.sqlite"
@@ -63,7 +63,8 @@ _COLUMNS_OF_1 = {
     "runs": ["id", "basis", "finished"],
     "photos": ["path", "sha256", "made", "met", "ok", "outputs", "result"],
 }
-_SIDE_FILES = ("-wal", "-shm", "-journal")
+_UNDONE = ("-wal", "-journal")  # side files with what a killed program did not finish
+_SIDE_FILES = (*_UNDONE, "-shm")
 _MAGIC = b"SQLite format 3\0"
 _NUMBERS = struct.Struct(">60x I 4x I 28x")  # user_version and application_id, of the 100 first
 _DAMAGED = "Remove it: all photos are then segmented again."
@@ -106,22 +107,14 @@ def readable_journal(path: Path) -> Iterator[sqlite3.Connection]:
             "the path; of a run with --shard, give one part, such as 1-of-8."
         )
     _require_own(path, is_written=False)
-    with TemporaryDirectory() as scratch:
-        place = path
-        # A killed run leaves rows in a side file, which SQLite reads by writing: do that to a copy.
-        if any(_size(_side(path, end)) for end in ("-wal", "-journal")):
-            for file in (path, _side(path, "-wal"), _side(path, "-journal")):
-                if file.exists():
-                    shutil.copyfile(file, Path(scratch) / file.name)
-            place = Path(scratch) / path.name
-        with closing(_connected(place, "immutable=1" if place == path else "mode=rw")) as db:
-            if _columns(db) == _COLUMNS_OF_1:
-                raise OutputError(
-                    f"{path}: an earlier flowerseg wrote it, without checksums. Run the same "
-                    "command again once: it keeps what is done and adds them."
-                )
-            _require_columns(db, path)
-            yield db
+    with _opened_untouched(path) as db:
+        if _columns(db) == _COLUMNS_OF_1:
+            raise OutputError(
+                f"{path}: an earlier flowerseg wrote it, without checksums. Run the same "
+                "command again once: it keeps what is done and adds them."
+            )
+        _require_columns(db, path)
+        yield db
 
 
 def explain_journal_error(path: Path, error: Exception) -> OutputError:
@@ -158,58 +151,22 @@ def _require_own(path: Path, *, is_written: bool) -> None:
     """
     for file in (path, *(_side(path, end) for end in _SIDE_FILES)):
         require_plain(file, is_written=is_written)
-    if not _size(path) or _size(_side(path, "-journal")):
-        return  # with a rollback journal, the file may be half written: SQLite restores it
+    if not _size(path):
+        return
     try:
         with open_regular(path) as content:
             head = content.read(_NUMBERS.size)
     except OSError as error:
         raise OutputError(f"{path}: cannot be read: {error.strerror}. Allow reading it.") from error
     if len(head) < _NUMBERS.size or not head.startswith(_MAGIC):
+        if _size(_side(path, "-journal")):
+            return  # a power cut came while its first page was written: SQLite restores it
         raise damaged_journal(path, "file is not a database")
     version, application = _NUMBERS.unpack(head)
     _require_version(path, application, version)
-    if application == 0 and not _may_be_version_1(path):
-        raise OutputError(f"{path}: not a journal of flowerseg. {_FOREIGN}")
-
-
-def require_plain(path: Path, *, is_written: bool = True) -> None:
-    """Refuse what is no regular file, or is to be written under several names; missing is fine.
-
-    Raises:
-        OutputError: a link, a pipe, a folder, a device, or a file with several names.
-    """
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be opened: {error.strerror}.") from error
-    require_plain_status(path, status, is_written=is_written)
-
-
-def require_plain_status(path: Path, status: os.stat_result, *, is_written: bool = True) -> None:
-    """Refuse the status of anything but such a file. See `require_plain`."""
-    if not stat.S_ISREG(status.st_mode):
-        raise OutputError(
-            f"{path}: {_KINDS.get(stat.S_IFMT(status.st_mode), 'not a regular file')}, and the run "
-            "keeps a file of its own there. Move it away, or choose another output folder."
-        )
-    if is_written and status.st_nlink > 1:
-        raise OutputError(
-            f"{path}: the file has {status.st_nlink} names (hard links), and the run would change "
-            "it under all of them. Replace it by a copy, or choose another output folder."
-        )
-
-
-_KINDS = {
-    stat.S_IFLNK: "a link",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFBLK: "a device",
-    stat.S_IFCHR: "a device",
-}
+    if application == 0:
+        with _opened_untouched(path) as db:
+            _require_none_or_version_1(db, path)
 
 
 def _require_version(path: Path, application: int, version: int) -> None:
@@ -219,23 +176,48 @@ def _require_version(path: Path, application: int, version: int) -> None:
         raise damaged_journal(path, f"of version {version}, this flowerseg writes {SCHEMA}")
 
 
-def _may_be_version_1(path: Path) -> bool:
-    """Whether a database without an application id may be ours; reads it without a trace."""
-    try:
+def _require_none_or_version_1(db: sqlite3.Connection, path: Path) -> dict[str, list[Any]]:
+    """The columns of a database without application id: none, or those of a journal."""
+    columns = _columns(db)
+    if columns not in ({}, _COLUMNS_OF_1):
+        raise OutputError(f"{path}: not a journal of flowerseg. {_FOREIGN}")
+    return columns
+
+
+@contextmanager
+def _opened_untouched(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database to read it; neither it nor a file beside it changes."""
+    # A killed program leaves rows in a side file, which SQLite reads by writing: do that to a copy.
+    if any(_size(_side(path, end)) for end in _UNDONE):
+        with _copied(path) as copy, closing(_connected(copy, "mode=rw")) as db:
+            yield db
+    else:
         with closing(_connected(path, "immutable=1")) as db:
-            columns = _columns(db)
-    except DATABASE_ERRORS:
-        return True  # its WAL may complete it; what is damaged is refused when it is opened
-    return columns in ({}, _COLUMNS_OF_1)
+            yield db
+
+
+@contextmanager
+def _copied(path: Path) -> Iterator[Path]:
+    """A copy of a database and its side files, which goes at the end of the block."""
+    with ExitStack() as stack:
+        try:
+            copy = Path(stack.enter_context(TemporaryDirectory())) / path.name
+            for file in (path, *(_side(path, end) for end in _UNDONE)):
+                if file.exists():
+                    shutil.copyfile(file, copy.with_name(file.name))
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot be copied to a temporary folder to be read: {error.strerror}. "
+                "Free space, or set TMPDIR to another folder."
+            ) from error
+        yield copy
 
 
 def _create_or_adopt(db: sqlite3.Connection, path: Path) -> None:
     application, version = _number(db, "application_id"), _number(db, "user_version")
     _require_version(path, application, version)
     if application == 0:
-        columns = _columns(db)
-        if columns not in ({}, _COLUMNS_OF_1):
-            raise OutputError(f"{path}: not a journal of flowerseg. {_FOREIGN}")
+        columns = _require_none_or_version_1(db, path)
         db.create_function("checksum_of", -1, checksum, deterministic=True)
         db.executescript(
             f"BEGIN IMMEDIATE; {_ADOPT if columns else _TABLES} "

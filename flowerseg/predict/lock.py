@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flowerseg.errors import OutputError
 from flowerseg.files import explained, make_folders
-from flowerseg.predict.journalfile import require_plain, require_plain_status
+from flowerseg.predict.plainfile import require_plain, require_plain_status
 
 LOCK = ".lock"
 

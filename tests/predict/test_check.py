@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -274,6 +275,15 @@ def test_killed_run_is_checked_with_what_only_its_side_file_has(
     assert kinds["unfinished run"] == 1
     assert kinds.keys() <= {"unfinished run", "foreign file"}  # written, and not noted yet
     assert _state(tmp_path / "killed") == before
+
+
+def test_killed_run_needs_a_temporary_folder(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (out / "journal.sqlite-wal").write_bytes(b"some")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(OutputError, match=r"copied to a temporary folder to be read: No such file"):
+        check_folder(out, pytest.fail)
 
 
 def test_photos_of_earlier_runs_are_not_looked_for_and_their_outputs_are(

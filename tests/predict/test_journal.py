@@ -2,6 +2,8 @@
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from flowerseg.errors import FlowersegError, OutputError
 from flowerseg.images import write_png
-from flowerseg.predict import segment_folder
+from flowerseg.predict import Checked, check_folder, segment_folder
 from flowerseg.segmenter import Segmenter
 
 Opened = Callable[..., Segmenter]
@@ -99,8 +101,38 @@ def _with_more_tables(path: Path) -> None:
         db.executescript(f"{_VERSION_1} CREATE TABLE precious (a)")
 
 
+def _left_by_a_kill(path: Path, script: str) -> None:
+    """A database as a program leaves it that is killed after a script."""
+    code = (
+        "import os, sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "db.executescript(sys.argv[2]); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, path, script], check=True)
+
+
+def _with_tables_in_its_wal(path: Path) -> None:
+    _left_by_a_kill(path, "PRAGMA journal_mode = WAL; CREATE TABLE precious (a);")
+
+
+def _with_half_a_transaction(path: Path) -> None:
+    # A cache of two pages: the others go to the file before the end of the transaction.
+    rows = "INSERT INTO precious VALUES (zeroblob(90000));"
+    _left_by_a_kill(
+        path, f"CREATE TABLE precious (a); {rows} PRAGMA cache_size = 2; BEGIN; {rows * 3}"
+    )
+
+
 @pytest.mark.parametrize(
-    "make", [_with_a_table, _with_wal, _with_version, _with_application, _with_more_tables]
+    "make",
+    [
+        _with_a_table,
+        _with_wal,
+        _with_version,
+        _with_application,
+        _with_more_tables,
+        _with_tables_in_its_wal,
+        _with_half_a_transaction,
+    ],
 )
 def test_database_of_another_program_is_refused_and_untouched(
     photos: Path, tmp_path: Path, opened: Opened, make: Callable[[Path], None]
@@ -108,11 +140,16 @@ def test_database_of_another_program_is_refused_and_untouched(
     path = tmp_path / "out/journal.sqlite"
     path.parent.mkdir()
     make(path)
-    before = path.read_bytes()
-    with pytest.raises(OutputError, match="not a journal of flowerseg"):
-        segment_folder(photos, opened(), tmp_path / "out")
-    assert path.read_bytes() == before
-    assert {file.name for file in path.parent.iterdir()} == {".lock", "journal.sqlite"}
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    for use in (lambda: segment_folder(photos, opened(), path.parent), lambda: _checked(path)):
+        with pytest.raises(OutputError, match="not a journal of flowerseg"):
+            use()
+    (path.parent / ".lock").unlink()
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+def _checked(path: Path) -> Checked:
+    return check_folder(path.parent, pytest.fail)
 
 
 def test_journal_that_another_program_has_open_is_not_called_damaged(

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from flowerseg import __version__
 from flowerseg.caveats import Caveat
+from flowerseg.contract import require_deployable
 from flowerseg.errors import ArtifactError
 from flowerseg.files import replacing, sha256_of, sha256_of_regular, write_text
 from flowerseg.folder import FolderRules
@@ -375,7 +376,7 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def open_artifact(path: Path, *, trust: bool = False) -> Artifact:
+def open_artifact(path: str | Path, *, trust: bool = False) -> Artifact:
     """Read the manifest of a model file and check the file's bytes against it.
 
     Args:
@@ -383,9 +384,11 @@ def open_artifact(path: Path, *, trust: bool = False) -> Artifact:
         trust: take a compiled file although another user owns it or can write to it.
 
     Raises:
-        ArtifactError: file or manifest is missing or unreadable, the SHA-256 differs, or another
-            user can change a compiled file.
+        ArtifactError: file or manifest is missing or unreadable, the SHA-256 differs, another user
+            can change a compiled file, or an ONNX file breaks the contract; see
+            `flowerseg.contract`.
     """
+    path = Path(path)
     _require_file(path)
     manifest = read_manifest(manifest_path(path))
     if manifest.kind in COMPILED and not trust:
@@ -399,6 +402,11 @@ def open_artifact(path: Path, *, trust: bool = False) -> Artifact:
             "Copy both files again, or make the model again with flowerseg-export or "
             "flowerseg-train."
         )
+    if manifest.kind is Kind.ONNX:
+        try:
+            require_deployable(path, manifest)
+        except ValueError as error:
+            raise ArtifactError(f"{path}: {error}. Export the model again.") from error
     return Artifact(path, manifest)
 
 

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-def open_photos(root: Path, split: str, rules: FolderRules = DEFAULT_RULES) -> PhotoSet:
+def open_photos(root: str | Path, split: str, rules: FolderRules = DEFAULT_RULES) -> PhotoSet:
     """The photos of one split.
 
     Args:
@@ -44,6 +44,7 @@ def open_photos(root: Path, split: str, rules: FolderRules = DEFAULT_RULES) -> P
         DataError: the folder, the layout, the split or every photo of it is missing; photos and
             masks do not pair; a list names what is not there.
     """
+    root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder of labelled photos. Check --data.")
     if is_oxford(root):

@@ -9,6 +9,7 @@ import re
 _IMAGE = "Convert it: magick FILE out.png"
 _RAW = "Export it as JPEG or TIFF from the camera's program."
 _VIDEO = "Extract its frames first: ffmpeg -i FILE frame%06d.png"
+_REMOVE = "Remove it."
 _ARCHIVE = "Unpack it."
 _DOWNLOAD = "The download failed: fetch the file again."
 
@@ -77,18 +78,18 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"7z\xbc\xaf'\x1c", "a 7-Zip archive", _ARCHIVE),
     (b"Rar!\x1a\x07", "a RAR archive", _ARCHIVE),
     (b"(\xb5/\xfd", "a Zstandard file", _ARCHIVE),
-    (b"\x7fELF", "a program", "It is no image."),
-    (b"MZ", "a Windows program", "It is no image."),
+    (b"\x7fELF", "a program", _REMOVE),
+    (b"MZ", "a Windows program", _REMOVE),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "Save its images as PNG."),
     (b"\x93NUMPY", "a NumPy array", "Save it as PNG."),
-    (b"ID3", "an audio file", "It is no image."),
-    (b"SQLite format 3\0", "an SQLite database", "It is no image."),
-    (b"bplist00", "an Apple property list", "It is no image."),
-    (b"\0\x05\x16\x07", "an AppleDouble file, the notes of a Mac about another file", "Remove it."),
+    (b"ID3", "an audio file", _REMOVE),
+    (b"SQLite format 3\0", "an SQLite database", _REMOVE),
+    (b"bplist00", "an Apple property list", _REMOVE),
+    (b"\0\x05\x16\x07", "an AppleDouble file, the notes of a Mac about another file", _REMOVE),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "Run git lfs pull."),
 )
 
-_RIFF = {b"AVI ": ("an AVI video", _VIDEO), b"WAVE": ("a WAV sound", "It is no image.")}
+_RIFF = {b"AVI ": ("an AVI video", _VIDEO), b"WAVE": ("a WAV sound", _REMOVE)}
 _PNM = re.compile(rb"P[1-7fF]\s")
 _CGBI = b"\x89PNG\r\n\x1a\n\0\0\0\x04CgBI"
 _HTML = re.compile(rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)", re.I | re.S)
@@ -139,7 +140,7 @@ def _isobmff_kind(head: bytes) -> tuple[str, str]:
 
 def _text_kind(head: bytes) -> tuple[str, str] | None:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "a text in UTF-16", "It is no image."
+        return "a text file in UTF-16", _REMOVE
     if not head or _CONTROL & set(head):
         return None
     try:
@@ -148,7 +149,7 @@ def _text_kind(head: bytes) -> tuple[str, str] | None:
         return None
     start = text.lstrip("\ufeff \t\r\n")
     if start.startswith(("{", "[")):
-        return "a JSON text", _DOWNLOAD
+        return "a JSON file", _DOWNLOAD
     if start.startswith("<"):
-        return "an XML text", _DOWNLOAD
-    return "a text", "It is no image."
+        return "an XML file", _DOWNLOAD
+    return "a text file", _REMOVE

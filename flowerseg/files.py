@@ -76,6 +76,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def convert_paths(settings: object, *names: str) -> None:
+    """Turn text in fields of a frozen dataclass into paths, for callers who give text."""
+    for name in names:
+        if isinstance(value := getattr(settings, name), str):
+            object.__setattr__(settings, name, Path(value))
+
+
 def require_writable(folder: Path) -> None:
     """Create the folder and try a file in it, before minutes of work whose result goes there.
 

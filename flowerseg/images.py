@@ -32,7 +32,7 @@ _MOST_FLOATS = 1 << 24  # of a photo that is shrunk in floats: 64 MiB
 cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_SILENT)
 
 
-def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Rgb:
+def read_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> Rgb:
     """Read a photo as people see it: EXIF orientation applied, 8 bits, RGB.
 
     Grey photos get three equal channels, CMYK ones are converted without a profile, 16-bit samples
@@ -44,7 +44,7 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Rgb:
     Raises:
         ImageError: the file cannot be read, is no image, is cut off, or larger than `max_pixels`.
     """
-    return decode_rgb(photo_bytes(path), str(path), max_pixels)
+    return decode_rgb(photo_bytes(Path(path)), str(path), max_pixels)
 
 
 def decode_rgb(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Rgb:
@@ -75,9 +75,9 @@ def decode_rgb_reduced(data: bytes, name: str) -> Rgb:
     return _turned(reduced[..., ::-1], header.orientation)
 
 
-def read_mask_colours(path: Path) -> Rgb:
+def read_mask_colours(path: str | Path) -> Rgb:
     """Read an annotation image with its exact colours; see `decode_mask`. Opacity is dropped."""
-    return np.ascontiguousarray(decode_mask(photo_bytes(path), str(path))[..., :3])
+    return np.ascontiguousarray(decode_mask(photo_bytes(Path(path)), str(path))[..., :3])
 
 
 def decode_mask(data: bytes, name: str) -> Rgb:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, Self, TypeAlias
 
 import numpy as np
 
@@ -22,8 +22,15 @@ from flowerseg.backends import (
 )
 from flowerseg.backends.pool import BackendPool
 from flowerseg.masks import foreground_at, mask_from_foreground
+from flowerseg.photoarray import as_rgb
 from flowerseg.preprocess import Preprocess, frame_from_photo
+from flowerseg.ranges import require_open_share
 from flowerseg.selftest import require_same_map
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Photo: TypeAlias = Rgb | Image
 
 Infer: TypeAlias = Callable[[Sequence[Rgb]], Foreground]
 """Foreground (N, H, W) of one batch of frames (H, W, 3)."""
@@ -40,7 +47,7 @@ class Segmenter:
     Args:
         backend: the model in a runtime.
         preprocess: of the model.
-        threshold: probability from which a pixel is flower.
+        threshold: probability from which a pixel is flower, between 0 and 1.
         artifact: its file.
         others: the same model on further streams, to compute several batches at a time.
     """
@@ -58,6 +65,7 @@ class Segmenter:
                 f"the backend takes frames of {backend.info.size_hw}, "
                 f"the preprocess makes {preprocess.size_hw}"
             )
+        require_open_share(threshold=threshold)
         self.backend = backend
         self._pool = BackendPool((backend, *others))
         self.preprocess = preprocess
@@ -94,7 +102,7 @@ class Segmenter:
             ArtifactError: missing, changed, unproven or foreign file; or its self-test differs.
             BackendUnavailable: runtime or device missing. Nothing falls back in silence.
         """
-        artifact = open_artifact(Path(model), trust=trust)
+        artifact = open_artifact(model, trust=trust)
         manifest = artifact.manifest
         opener = fastest_proved(manifest, device) if runtime == "auto" else runtime
         if opener in RUNTIMES[manifest.kind]:  # another one is refused for what it is
@@ -128,22 +136,38 @@ class Segmenter:
         self.require_open()
         return tuple(partial(self._infer_on, backend) for backend in self.backends)
 
-    def segment(self, rgb: Rgb) -> Mask:
-        """Mask (h, w) of one photo (h, w, 3): True is flower."""
-        return self.segment_batch([rgb])[0]
+    def segment(self, photo: "Photo") -> Mask:
+        """Mask (h, w) of one photo: True is flower.
 
-    def segment_batch(self, photos: Sequence[Rgb]) -> list[Mask]:
-        """Masks of several photos of any sizes, in one batch."""
+        Args:
+            photo: uint8 (h, w, 3) in RGB, or a PIL image; see `flowerseg.photoarray.as_rgb`.
+
+        Raises:
+            TypeError: it is something else.
+            ValueError: an array of another type or shape; or this Segmenter is closed.
+            BackendUnavailable: this process was forked from the one that opened the model.
+        """
+        return self.segment_batch([photo])[0]
+
+    def segment_batch(self, photos: "Sequence[Photo]") -> list[Mask]:
+        """Masks of several photos of any sizes, in one batch. Raises as `segment` does."""
         self.require_open()
-        foregrounds = self.infer([frame_from_photo(rgb, self.preprocess) for rgb in photos])
+        pixels = [as_rgb(photo) for photo in photos]
+        if not pixels:
+            return []
+        foregrounds = self.infer([frame_from_photo(rgb, self.preprocess) for rgb in pixels])
         return [
             self.mask(foreground, size_of(rgb))
-            for foreground, rgb in zip(foregrounds, photos, strict=True)
+            for foreground, rgb in zip(foregrounds, pixels, strict=True)
         ]
 
-    def probability(self, rgb: Rgb) -> Foreground:
-        """Flower probability (h, w) of one photo as `min(255, floor(256 p))`."""
+    def probability(self, photo: "Photo") -> Foreground:
+        """Flower probability (h, w) of one photo as `min(255, floor(256 p))`.
+
+        Raises as `segment` does.
+        """
         self.require_open()
+        rgb = as_rgb(photo)
         (foreground,) = self.infer([frame_from_photo(rgb, self.preprocess)])
         return foreground_at(foreground, size_of(rgb))
 

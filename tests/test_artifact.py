@@ -33,6 +33,7 @@ from flowerseg.artifact import (
 )
 from flowerseg.errors import ArtifactError
 from flowerseg.preprocess import Preprocess
+from tests.onnxes import small_onnx
 
 FULL = Manifest(
     kind=Kind.TENSORRT,
@@ -253,7 +254,7 @@ def test_each_runtime_has_a_proof_of_its_own_which_the_next_one_replaces(tmp_pat
     other = Proof("failed", "b", runtime="openvino")
     again = Proof("proved", "c", runtime="openvino")
 
-    artifact = _publish(tmp_path, onnx)
+    artifact = _publish(tmp_path, onnx, small_onnx(onnx.preprocess.size_hw).SerializeToString())
     found = []
     for proof in (first, other, again):
         artifact = record_proof(artifact, proof)

@@ -336,7 +336,7 @@ def test_bomb_is_refused_before_it_is_decoded(kind: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"Dear diary, no photo today.\n", "is a text"),
+        (b"Dear diary, no photo today.\n", "is a text file"),
         (b"\x05\x06\x07 strange", "is not an image that can be decoded"),
         (b"", r"is empty \(0 bytes\)"),
         (b"\xff\xd8", "a JPEG file that is cut off"),

@@ -20,7 +20,7 @@ from flowerseg.artifact import (
 )
 from flowerseg.backends.null import NullBackend
 from flowerseg.backends.pytorch import PyTorchBackend
-from flowerseg.errors import ArtifactError
+from flowerseg.errors import ArtifactError, BackendUnavailable
 from flowerseg.model import FlowerNet
 from flowerseg.preprocess import Preprocess
 from flowerseg.segmenter import Segmenter
@@ -164,3 +164,18 @@ def test_info_is_the_backends() -> None:
     backend = NullBackend((64, 64), batch=Batch(1, 2, 4))
     assert Segmenter(backend, FRAME).info == backend.info
     assert dataclasses.asdict(backend.info)["batch"] == {"min": 1, "opt": 2, "max": 4}
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -0.5, 2, float("nan")])
+def test_threshold_out_of_range_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match=f"threshold must lie between 0 and 1, not {threshold}"):
+        Segmenter(NullBackend((64, 64)), FRAME, threshold)
+
+
+def test_unknown_device_and_runtime_are_one_sentence(reference: Artifact) -> None:
+    for device in ("gpu", "cuda:x", ""):
+        with pytest.raises((BackendUnavailable, ValueError)) as raised:
+            Segmenter.open(reference.path, device=device)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(BackendUnavailable, match="tensorrt does not open files of kind checkpoint"):
+        Segmenter.open(reference.path, device="cpu", runtime="tensorrt")

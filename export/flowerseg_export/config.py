@@ -20,6 +20,7 @@ from flowerseg.artifact import (
     whole_range,
 )
 from flowerseg.errors import ArtifactError, ExportError
+from flowerseg.files import convert_paths
 from flowerseg_export.int8 import Calibration
 
 ENGINES = (Kind.TENSORRT, Kind.TENSORRT_RTX)
@@ -50,6 +51,7 @@ class ExportConfig:
     trust: bool = False  # take the engine of `refit` although another user can change it
 
     def __post_init__(self) -> None:
+        convert_paths(self, "source", "out", "refit", "reference", "data")
         whole_range(self.profiles)
         if self.precision is Precision.INT8 and self.target in (Kind.PT2, Kind.CHECKPOINT):
             raise ValueError(f"INT8 is made for ONNX and TensorRT, not for {self.target}")

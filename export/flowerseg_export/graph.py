@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 
 from flowerseg.arrays import SizeHW
+from flowerseg.contract import border_fault
 from flowerseg.errors import ExportError
 from flowerseg.model import Deployable, FlowerNet
 from flowerseg_export.tidy import tidy
@@ -80,14 +81,8 @@ def check_contract(model: onnx.ModelProto, size_hw: SizeHW) -> None:
         onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
-    border = [_described(value) for value in (*model.graph.input, *model.graph.output)]
-    height, width = size_hw
-    expected = [
-        f"images uint8 (batch, {height}, {width}, 3)",
-        f"foreground uint8 (batch, {height}, {width})",
-    ]
-    if border != expected:
-        raise ExportError(f"the graph has {border} where the contract has {expected}.")
+    if fault := border_fault(model, size_hw):
+        raise ExportError(f"{fault}.")
 
 
 def set_metadata(model: onnx.ModelProto, entries: dict[str, str]) -> None:
@@ -126,10 +121,3 @@ def _nothing_overwritten(network: FlowerNet) -> Iterator[None]:
 def _example(network: FlowerNet, size_hw: SizeHW) -> torch.Tensor:
     shape = (_EXAMPLE_BATCH, *size_hw, 3)
     return torch.zeros(shape, dtype=torch.uint8, device=network.mean.device)
-
-
-def _described(value: onnx.ValueInfoProto) -> str:
-    tensor = value.type.tensor_type
-    dims = ", ".join(d.dim_param or str(d.dim_value) for d in tensor.shape.dim)
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    return f"{value.name} {kind} ({dims})"

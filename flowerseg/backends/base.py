@@ -11,6 +11,7 @@ import numpy as np
 
 from flowerseg.arrays import Foreground, Images, SizeHW
 from flowerseg.artifact import Batch
+from flowerseg.errors import ArtifactError, BackendUnavailable, FlowersegError
 
 Layout: TypeAlias = Literal["channels-first", "channels-last"]
 """The order of activations and weights in memory: NCHW or NHWC."""
@@ -82,12 +83,28 @@ def run(backend: Backend, images: Images) -> Foreground:
 
     Raises:
         ValueError: the batch has another type, shape or size than the model takes.
+        ArtifactError: the model computed an output of another type or shape than the contract has.
+        BackendUnavailable: the runtime failed.
     """
     check_images(images, backend.info)
-    backend.upload(images)
-    backend.execute()
-    backend.synchronize()
-    return backend.download()
+    try:
+        backend.upload(images)
+        backend.execute()
+        backend.synchronize()
+        foreground = backend.download()
+    except (FlowersegError, ValueError):
+        raise
+    except Exception as error:  # each runtime has types of its own
+        raise BackendUnavailable(
+            f"{backend.info} failed to compute a batch of {len(images)}: {error}. If memory ran "
+            "out, use a smaller batch; else run flowerseg-verify on the model."
+        ) from error
+    if foreground.dtype != np.uint8 or foreground.shape != images.shape[:3]:
+        raise ArtifactError(
+            f"{backend.info} computed {foreground.dtype} {foreground.shape} where a model of "
+            f"flowerseg gives uint8 {images.shape[:3]}. Export the model again."
+        )
+    return foreground
 
 
 def check_images(images: Images, info: BackendInfo) -> None:

@@ -35,8 +35,13 @@ def open_onnx(
         compiled = openvino.Core().compile_model(
             str(artifact.path), "CPU", _settings(options, runtime)
         )
-    except RuntimeError as error:
+    except Exception as error:  # of many types: its message may not even be UTF-8
         raise ArtifactError(f"{artifact.path}: OpenVINO refuses it: {error}") from error
+    if len(compiled.inputs) != 1 or len(compiled.outputs) != 1:  # it drops those without effect
+        raise ArtifactError(
+            f"{artifact.path}: OpenVINO finds {len(compiled.inputs)} inputs and "
+            f"{len(compiled.outputs)} outputs in it, not one of each. Export the model again."
+        )
     info = info_of(artifact.manifest, runtime, openvino.__version__.partition("-")[0], device="cpu")
     return tuple(
         OpenVinoBackend(compiled.create_infer_request(), openvino.Tensor, info)

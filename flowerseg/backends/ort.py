@@ -184,7 +184,10 @@ def _session(
         # biases too, which TensorRT keeps in float, and in half their steps become zero (1.31).
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        session = onnxruntime.InferenceSession(source, sess_options=options, providers=providers)
+        # Without enable_fallback=0 it would print a banner and try other providers.
+        session = onnxruntime.InferenceSession(
+            source, sess_options=options, providers=providers, enable_fallback=0
+        )
     except Exception as error:  # pybind exceptions of many types, all of them "cannot load"
         if wanted != _CPU and model != _probe():
             try_provider("cuda")  # or it is not the file's fault

@@ -80,7 +80,7 @@ class _LastRun:
     record: str
 
 
-def check_folder(out: Path, report: Callable[[Finding], None]) -> Checked:
+def check_folder(out: str | Path, report: Callable[[Finding], None]) -> Checked:
     """Compare all that an output folder holds with its journal; memory is bounded.
 
     Args:
@@ -90,6 +90,7 @@ def check_folder(out: Path, report: Callable[[Finding], None]) -> Checked:
     Raises:
         OutputError: a run is writing there, or there is no journal that can be read.
     """
+    out = Path(out)
     path = out / JOURNAL
     with read_locked(out):
         try:

@@ -68,9 +68,9 @@ class FolderReport:
 
 
 def segment_folder(
-    folder: Path,
+    folder: str | Path,
     segmenter: Segmenter,
-    out: Path,
+    out: str | Path,
     settings: PredictSettings | None = None,
     watcher: Watcher | None = None,
     stop: Event | None = None,
@@ -96,10 +96,12 @@ def segment_folder(
             written are whole.
         ImageError: the first bad photo, where the settings ask for it.
         Stopped: `stop` was set before the last photo had begun.
-        ValueError: the batch is larger than the model takes.
+        ValueError: the batch is larger than the model takes, or the segmenter is closed.
+        BackendUnavailable: this process was forked from the one that opened the model.
     """
-    listing = list_photos(folder, out)
-    return segment_listing(listing, segmenter, out, settings, watcher, stop)
+    segmenter.require_open()
+    listing = list_photos(Path(folder), Path(out))
+    return segment_listing(listing, segmenter, Path(out), settings, watcher, stop)
 
 
 def segment_listing(

@@ -5,17 +5,20 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.errors import ImageError
 from flowerseg.isolate import Decode, opened_decoder
+from flowerseg.photoarray import as_rgb
 from flowerseg.photofile import Read, photo_bytes, within
 from flowerseg.predict.pipeline import ForBackend, Pipeline, Step
 from flowerseg.predict.settings import PredictSettings, batch_size, hands_of
 from flowerseg.preprocess import frame_from_photo
 from flowerseg.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from flowerseg.segmenter import Photo
 
 
 @dataclass(frozen=True)
@@ -29,24 +32,29 @@ class Segmented:
 
 
 def stream(
-    photos: Iterable[str | Path | Rgb],
+    photos: "Iterable[str | Path | Photo]",
     segmenter: Segmenter,
     settings: PredictSettings | None = None,
 ) -> Generator[Segmented, None, None]:
-    """Segment photos as fast as a folder would be, without writing anything.
+    """Segment photos as fast as a folder would be, without writing a file.
 
     Photos are taken from the iterable only as others are finished, so it may be endless. Results
-    come in any order; `index` says whose they are. A photo that cannot be read has an error instead
-    of a mask.
+    come in any order; `index` says which photo they belong to. A photo that cannot be read or
+    decoded has an error instead of a mask. Pixels of a wrong type or shape are the caller's
+    mistake: they end the stream.
 
     Args:
-        photos: paths, or pixels (h, w, 3) in RGB.
+        photos: paths, or pixels as `Segmenter.segment` takes them.
         segmenter: used from threads of the pipeline, one for each of its streams.
         settings: batch, workers and how to decode; the others are of folders, processes too.
 
     Raises:
-        ValueError: the batch is larger than the model takes.
+        ValueError: the batch is larger than the model takes, pixels have another type or shape, or
+            the segmenter is closed.
+        TypeError: an item is neither a path nor pixels.
+        BackendUnavailable: this process was forked from the one that opened the model.
     """
+    segmenter.require_open()
     settings = settings or PredictSettings()
     batch = batch_size(settings, segmenter.info.batch)
     workers = hands_of(settings, segmenter.info.device).workers
@@ -61,23 +69,35 @@ def stream(
 
 
 def _steps(
-    photos: Iterable[str | Path | Rgb], segmenter: Segmenter, decode: Decode, read: Read
+    photos: "Iterable[str | Path | Photo]", segmenter: Segmenter, decode: Decode, read: Read
 ) -> Iterator[Step[Segmented]]:
     for index, photo in enumerate(photos):
-        yield partial(_begin, segmenter, decode, read, index, photo)
+        if isinstance(photo, str | Path):
+            yield partial(_begin, segmenter, decode, read, index, Path(photo))
+        else:
+            yield partial(_frame_of, segmenter, index, None, _pixels(photo, index))
+
+
+def _pixels(photo: object, index: int) -> Rgb:
+    try:
+        return as_rgb(photo)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"photo {index} of the stream: {error}") from None
 
 
 def _begin(
-    segmenter: Segmenter, decode: Decode, read: Read, index: int, photo: str | Path | Rgb
+    segmenter: Segmenter, decode: Decode, read: Read, index: int, path: Path
 ) -> ForBackend[Segmented] | Segmented:
-    if isinstance(photo, np.ndarray):
-        path, rgb = None, photo
-    else:
-        path = Path(photo)
-        try:
-            rgb = decode(read(path), str(path))
-        except ImageError as error:
-            return Segmented(index, path, error=str(error))
+    try:
+        rgb = decode(read(path), str(path))
+    except ImageError as error:
+        return Segmented(index, path, error=str(error))
+    return _frame_of(segmenter, index, path, rgb)
+
+
+def _frame_of(
+    segmenter: Segmenter, index: int, path: Path | None, rgb: Rgb
+) -> ForBackend[Segmented]:
     frame = frame_from_photo(rgb, segmenter.preprocess)
     return ForBackend(frame, partial(_finish, segmenter, index, path, size_of(rgb)))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from flowerseg.artifact import LARGEST_BATCH
+from flowerseg.files import convert_paths
 from flowerseg.folder import FolderRules
 from flowerseg.model import Architecture
 from flowerseg.preprocess import Preprocess
@@ -95,6 +96,7 @@ class TrainConfig:
     force: bool = False  # replace a run that is already in `out`
 
     def __post_init__(self) -> None:
+        convert_paths(self, "data", "out")
         require_between(1, 1_000_000, epochs=self.epochs)
         # BatchNorm has no variance of one.
         require_between(2, LARGEST_BATCH, batch_size=self.batch_size)

@@ -208,7 +208,7 @@ def test_cpu_in_place_of_the_cuda_provider_is_an_error(monkeypatch: pytest.Monke
         def get_providers(self) -> list[str]:
             return ["CPUExecutionProvider"]
 
-        def __init__(self, model: object, sess_options: object, providers: object) -> None:
+        def __init__(self, model: object, **_: object) -> None:
             super().__init__(model, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", FallenBack)

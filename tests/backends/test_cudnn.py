@@ -135,6 +135,7 @@ def test_package_on_a_gpu_computes_without_tf32(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(pt2, "resolve_device", lambda _: "cuda:0")
     monkeypatch.setattr(pt2, "check_package_fits", lambda *_: None)
+    monkeypatch.setattr(pt2, "_require_plain_package", lambda _: None)
     monkeypatch.setattr(pt2, "compute_capability", lambda _: "9.0")
     monkeypatch.setattr("flowerseg.backends.device.device_name", lambda _: "a GPU")
     monkeypatch.setattr(pt2, "batch_on", lambda _: transfer.HostBatch())

@@ -320,7 +320,7 @@ def test_weights_that_tensorrt_does_not_take_leave_everything_as_it_was(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"kind": Kind.ONNX}, "a file of kind onnx; --refit names a TensorRT engine"),
+        ({"kind": Kind.PT2}, "a file of kind pt2; --refit names a TensorRT engine"),
         ({"engine": EngineBuild()}, "was not built with --refittable"),
         ({"engine": None}, "was not built with --refittable"),
         ({"precision": Precision.INT8}, "other weights need a calibration and a build"),

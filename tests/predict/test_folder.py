@@ -261,10 +261,10 @@ def test_bad_photos_are_reported_and_the_others_segmented(tmp_path: Path) -> Non
     report = segment_folder(photos, _segmenter(), tmp_path / "out", settings, seen)
 
     assert {result.path: result.error.partition(": ")[2][:20] for result in report.failed} == {
-        "cut.jpg": "an image of 138 x 10",
+        "cut.jpg": "a JPEG image of 138 ",
         "empty.png": "is empty (0 bytes). ",
         "gone.jpg": "cannot be read: No s",
-        "text.jpg": "is not an image that",
+        "text.jpg": "is a text file. Phot",
     }
     assert set(_files(tmp_path / "out/masks")) == {f"{i}.jpg.png" for i in range(5)}
     assert (report.run.counts.photos, report.run.counts.ok, report.run.counts.failed) == (9, 5, 4)
@@ -402,7 +402,7 @@ def test_fail_fast_stops_at_the_first_bad_photo_and_names_it(tmp_path: Path) -> 
     _noise(tmp_path / "photos", 60)
     (tmp_path / "photos/00.jpg").write_text("no photo")
     settings = PredictSettings(fail_fast=True)
-    with pytest.raises(ImageError, match=r"00\.jpg: is not an image.*Stopped there.* of 61"):
+    with pytest.raises(ImageError, match=r"00\.jpg: is a text file.*Stopped there.* of 61"):
         _segment(tmp_path / "photos", tmp_path / "out", settings)
     assert "results.csv" not in _files(tmp_path / "out")
     assert len(_files(tmp_path / "out/masks")) < 60

@@ -15,7 +15,7 @@ import pytest
 from flowerseg.arrays import Images
 from flowerseg.backends import device
 from flowerseg.backends.null import NullBackend
-from flowerseg.errors import FlowersegError, ImageError, OutputError, Stopped
+from flowerseg.errors import BackendUnavailable, FlowersegError, ImageError, OutputError, Stopped
 from flowerseg.listing import list_photos
 from flowerseg.predict import (
     PredictSettings,
@@ -182,7 +182,7 @@ def test_error_of_the_backend_is_raised_and_no_helper_waits_on(
     photos: Path, tmp_path: Path
 ) -> None:
     segmenter = Segmenter(_Failing((64, 64)), Preprocess((64, 64)))
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(BackendUnavailable, match="out of memory"):
         segment_folder(photos, segmenter, tmp_path / "out", TWO)
     assert not _helpers(os.getpid())
 

@@ -125,7 +125,7 @@ def test_cluster_that_runs_already_makes_the_masks_of_one_machine(
     assert (here.returncode, there.returncode) == (1, 1), there.stderr  # one is no photo
     assert len(_masks(tmp_path / "here")) == PHOTOS
     assert _masks(tmp_path / "there") == _masks(tmp_path / "here")
-    assert "text.jpg: is not an image" in there.stderr
+    assert "text.jpg: is a text file" in there.stderr
     assert cluster.address in there.stderr
 
 

@@ -1,0 +1,95 @@
+"""Photos that a caller hands over in memory: checked once, for every function that takes them."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowerseg.arrays import Rgb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_WANTED = "a photo must be a uint8 array (h, w, 3) in RGB, or a PIL image"
+
+
+def as_rgb(photo: object) -> Rgb:
+    """The photo as an array (h, w, 3).
+
+    Of a PIL image transparency is dropped, and it is turned by its EXIF orientation, as a file is.
+
+    Args:
+        photo: a uint8 array (h, w, 3) in RGB, or a PIL image.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: an array of another type or shape, or a PIL image of a mode without 8 bits.
+    """
+    if isinstance(photo, np.ndarray):
+        if fault := _fault(photo):
+            raise ValueError(f"{_WANTED}, not {photo.dtype} {photo.shape}: {fault}")
+        return np.asarray(photo)
+    if _is_pil(photo):
+        return _from_pil(photo)
+    raise TypeError(f"{_WANTED}, not {type(photo).__name__}{_advice(photo)}")
+
+
+def _fault(photo: NDArray[Any]) -> str:
+    """What to do about an array that is not a photo; empty if it is one."""
+    if photo.ndim == 4:
+        return "give several photos to segment_batch"
+    if photo.ndim == 2:
+        return "repeat a grey photo in three channels, np.stack([grey] * 3, axis=-1)"
+    if photo.ndim != 3:
+        return "it needs height, width and three channels"
+    if photo.shape[2] == 4:
+        return "drop the fourth channel, photo[..., :3]"
+    if photo.shape[2] != 3:
+        is_channels_first = photo.shape[0] == 3
+        return (
+            "move the channels last, photo.transpose(1, 2, 0)"
+            if is_channels_first
+            else ("it needs three channels, the last of its dimensions")
+        )
+    if photo.dtype != np.uint8:
+        if photo.dtype.kind == "f":
+            return "scale it to 0 to 255 and convert it, (255 * photo).round().astype(np.uint8)"
+        if photo.dtype == np.uint16:
+            return "scale it to 8 bits, (photo >> 8).astype(np.uint8)"
+        return "convert it to uint8, 0 to 255"
+    return "" if min(photo.shape) > 0 else "it has no pixel"
+
+
+def _is_pil(photo: object) -> bool:
+    """Whether it is a PIL image, without importing PIL where the caller has not."""
+    return any(kind.__module__ == "PIL.Image" for kind in type(photo).__mro__)
+
+
+def _from_pil(image: Any) -> Rgb:
+    from PIL import ImageOps
+
+    upright: Image = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        grey = (np.asarray(upright) >> 8).astype(np.uint8)
+        rgb: Rgb = np.repeat(grey[..., None], 3, axis=2)
+    elif upright.mode in ("I", "F", "LAB", "HSV"):
+        raise ValueError(f"{_WANTED}, not one of mode {upright.mode}: convert it to RGB")
+    else:
+        # By way of RGBA, a palette with transparency is converted without a warning.
+        has_opacity = "transparency" in upright.info
+        rgb = np.asarray((upright.convert("RGBA") if has_opacity else upright).convert("RGB"))
+    if min(rgb.shape) < 1:
+        raise ValueError(f"{_WANTED}, not an image without a pixel")
+    return rgb
+
+
+def _advice(photo: object) -> str:
+    if isinstance(photo, bytes | bytearray):
+        return ": decode it with flowerseg.images.decode_rgb"
+    if isinstance(photo, str) or hasattr(photo, "__fspath__"):
+        return ": read it with flowerseg.images.read_rgb"
+    if isinstance(photo, list | tuple):
+        return ": give several photos to segment_batch"
+    if hasattr(photo, "__array__"):
+        return ": convert it with numpy.asarray"
+    return ""

@@ -5,21 +5,20 @@ hash, each photo with the hash that it had, results.csv and run.json with the jo
 folders of outputs with what the journal names. Nothing is written there.
 """
 
-import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from io import BufferedReader
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from flowerseg.errors import OutputError
-from flowerseg.files import open_regular, sha256_of_regular
+from flowerseg.files import sha256_of_regular
 from flowerseg.limits import explained_start
+from flowerseg.predict.endcheck import fault_of_results, faults_of_record
 from flowerseg.predict.journal import PHOTO_COLUMNS, RUN_COLUMNS, is_whole_run
 from flowerseg.predict.journalfile import (
     DATABASE_ERRORS,
@@ -30,7 +29,7 @@ from flowerseg.predict.journalfile import (
 from flowerseg.predict.lock import read_locked
 from flowerseg.predict.outputs import OutputFolders
 from flowerseg.predict.photo import output_path
-from flowerseg.predict.results import RESULTS, RUN, PhotoResult, utf8, write_rows
+from flowerseg.predict.results import RESULTS, RUN, PhotoResult, utf8
 from flowerseg.predict.rows import DamagedRow, Entry, entry_from_row, key_of, path_of
 from flowerseg.predict.settings import Save
 
@@ -114,17 +113,24 @@ class _Check:
         self._bases: dict[int, str] = {}
 
     def run(self) -> Checked:
-        """Check everything, the journal first."""
+        """Check everything, the journal first; where that cannot be read on, no more."""
+        try:
+            self._check_all()
+        except DATABASE_ERRORS as error:
+            detail = f"cannot be read to its end, and the rest was not checked: {error}"
+            self._report(Kind.JOURNAL, JOURNAL, detail)
+        return self._checked
+
+    def _check_all(self) -> None:
         self._check_database()
         last = self._check_runs()
         if last is None:
-            return self._checked
+            return
         self._check_rows(last)
         self._check_outputs_are_named()
         if last.is_finished:
             self._check_results(last)
             self._check_record(last)
-        return self._checked
 
     def _report(self, kind: Kind, path: str, detail: str) -> None:
         self._tell(Finding(kind, path, detail))
@@ -145,10 +151,12 @@ class _Check:
             self._report(Kind.UNFINISHED, JOURNAL, "what the last run was is not known")
             return None
         run, _, finished, folder, record, _ = rows[-1]
-        if not finished:
+        # One without a record ended in an older flowerseg: a later one was killed as it began.
+        is_finished = bool(finished and record)
+        if not is_finished:
             detail = "the last run did not come to its end; give its command again to go on"
             self._report(Kind.UNFINISHED, JOURNAL, detail)
-        return _LastRun(run, bool(finished), path_of(folder) if folder else None, record)
+        return _LastRun(run, is_finished, path_of(folder) if folder else None, record)
 
     def _check_rows(self, last: _LastRun) -> None:
         folder = self._readable(last)
@@ -227,20 +235,27 @@ class _Check:
                     self._report(Kind.FOREIGN, shown, "the journal does not name it")
 
     def _files_below(self, top: Path) -> Iterator[Path]:
-        """All that is no folder below a folder, links to folders too; nothing is held."""
-        try:
-            if top.is_symlink() or not top.exists():
-                yield from [top] if top.is_symlink() else []
-                return
-            with os.scandir(top) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        yield from self._files_below(Path(entry.path))
-                    else:
-                        yield Path(entry.path)
-        except OSError as error:
-            shown = utf8(top.relative_to(self._out).as_posix())
-            self._report(Kind.FOREIGN, shown, f"cannot be opened: {error.strerror}")
+        """All that is no folder below a folder, links to folders too.
+
+        Without recursion, since folders may be deeper than Python allows; no folder is listed in
+        memory.
+        """
+        if top.is_symlink():
+            yield top
+            return
+        waiting = [top] if top.exists() else []
+        while waiting:
+            folder = waiting.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(Path(entry.path))
+                        else:
+                            yield Path(entry.path)
+            except OSError as error:
+                shown = utf8(folder.relative_to(self._out).as_posix())
+                self._report(Kind.FOREIGN, shown, f"cannot be opened: {error.strerror}")
 
     def _is_named(self, name: Path, kind: Save) -> bool:
         if name.suffix != ".png":
@@ -256,15 +271,8 @@ class _Check:
             return True
 
     def _check_results(self, last: _LastRun) -> None:
-        try:
-            with open_regular(self._out / RESULTS) as file:
-                sink = _Comparison(file)
-                write_rows(sink, self._results(last))
-                sink.require_end()
-        except OSError as error:
-            self._report(Kind.RESULTS, RESULTS, f"cannot be read: {error.strerror}")
-        except _Differs as difference:
-            self._report(Kind.RESULTS, RESULTS, str(difference))
+        if fault := fault_of_results(self._out / RESULTS, self._results(last)):
+            self._report(Kind.RESULTS, RESULTS, fault)
 
     def _results(self, last: _LastRun) -> Iterator[PhotoResult]:
         query = f"SELECT {PHOTO_COLUMNS} FROM photos WHERE met = ? ORDER BY path"
@@ -275,45 +283,10 @@ class _Check:
                 continue  # reported already
 
     def _check_record(self, last: _LastRun) -> None:
-        try:
-            with open_regular(self._out / RUN) as file:
-                is_same = file.read(len(last.record.encode()) + 1) == last.record.encode()
-        except OSError as error:
-            self._report(Kind.RUN, RUN, f"cannot be read: {error.strerror}")
-        else:
-            if not is_same:
-                self._report(Kind.RUN, RUN, "not as the run wrote it")
         query = "SELECT count(*), count(CASE WHEN ok THEN 1 END) FROM photos WHERE met = ?"
         photos, ok = self._db.execute(query, [last.run]).fetchone()
-        counts = json.loads(last.record)["counts"]
-        if (counts["photos"], counts["ok"], counts["failed"]) != (photos, ok, photos - ok):
-            detail = (
-                f"it counts {counts['photos']} photos, {counts['ok']} of them segmented; the "
-                f"journal has {photos} and {ok}"
-            )
-            self._report(Kind.RUN, RUN, detail)
-
-
-class _Differs(Exception):
-    """Where a file is not what it should be."""
-
-
-class _Comparison:
-    """Takes the text that a file should hold, and compares it with what it holds."""
-
-    def __init__(self, file: BufferedReader) -> None:
-        self._file = file
-        self._row = 0
-
-    def write(self, text: str) -> None:
-        self._row += 1
-        wanted = text.encode()
-        if self._file.read(len(wanted)) != wanted:
-            raise _Differs(f"row {self._row} is not what the journal says")
-
-    def require_end(self) -> None:
-        if self._file.read(1):
-            raise _Differs(f"more than the {self._row} rows of the journal")
+        for fault in faults_of_record(self._out / RUN, last.record, photos, ok):
+            self._report(Kind.RUN, RUN, fault)
 
 
 def _photo_finding(path: Path, photo: Path, sha256: str) -> Finding | None:

@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 from flowerseg.predict.results import PhotoResult, utf8
 from flowerseg.predict.settings import Save
 
+_NO_NAMES = {b"", b".", b".."}  # parts of a path that no photo under a folder has
+
 PhotoRow: TypeAlias = tuple[bytes, str, int, int, int, str, str, str]
 """path, sha256, made, met, ok, outputs, result, checksum; see `journalfile`."""
 
@@ -81,6 +83,8 @@ def entry_from_row(row: tuple[Any, ...], bases: dict[int, str], current: set[int
         raise DamagedRow("its checksum is wrong")
     if not isinstance(path, bytes) or not isinstance(sha256, str):
         raise DamagedRow("its path or its hash is of another type")
+    if b"\0" in path or not _NO_NAMES.isdisjoint(path.split(b"/")):
+        raise DamagedRow("its path is none under a folder")
     entry = Entry(sha256, _outputs(outputs), _result(path, result), made in current, made)
     if entry.result.ok is not bool(ok):
         raise DamagedRow("its status and its error disagree")

@@ -31,6 +31,7 @@ from flowerseg.predict import (
 )
 from flowerseg.predict.check import Finding
 from flowerseg.predict.lock import locked, read_locked
+from flowerseg.predict.rows import checksum
 from flowerseg.segmenter import Segmenter
 
 Opened = Callable[..., Segmenter]
@@ -63,6 +64,15 @@ def _state(out: Path) -> dict[str, tuple[int, int]]:
 def _execute(out: Path, sql: str, *values: object) -> None:
     with closing(sqlite3.connect(out / "journal.sqlite", isolation_level=None)) as db:
         db.execute(sql, values)
+
+
+def _row(out: Path, sql: str) -> tuple[Any, ...]:
+    with closing(sqlite3.connect(out / "journal.sqlite")) as db:
+        return tuple(db.execute(sql).fetchone())
+
+
+def _value(out: Path, sql: str) -> Any:
+    return _row(out, sql)[0]
 
 
 def test_folder_as_a_run_left_it_is_well_and_stays_as_it_is(out: Path) -> None:
@@ -275,6 +285,40 @@ def test_killed_run_is_checked_with_what_only_its_side_file_has(
     assert kinds["unfinished run"] == 1
     assert kinds.keys() <= {"unfinished run", "foreign file"}  # written, and not noted yet
     assert _state(tmp_path / "killed") == before
+
+
+def test_run_that_was_killed_after_it_adopted_an_older_journal_is_unfinished(out: Path) -> None:
+    """The last run is then the older flowerseg's, whose run.json is not in the journal."""
+    fields = (1, _value(out, "SELECT basis FROM runs"), 1, None, "")
+    _execute(out, "REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", *fields, checksum(*fields))
+    assert _found(out) == [("unfinished run", "journal.sqlite")]
+
+
+def test_rows_that_cannot_be_read_are_a_finding_among_the_others(out: Path) -> None:
+    """The beginning of the file is whole, and a page of the photos is not."""
+    root = _value(out, "SELECT rootpage FROM sqlite_master WHERE name = 'photos'")
+    size = _value(out, "PRAGMA page_size")
+    with (out / "journal.sqlite").open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xa5" * size)
+    (out / "journal.sqlite-wal").unlink(missing_ok=True)
+    assert {kind for kind, _ in _found(out)} == {"damaged journal"}
+    result = CliRunner().invoke(predict, ["--check", str(out), "--json"])
+    assert json.loads(result.stdout)["ok"] is False
+
+
+@pytest.mark.parametrize("path", [b"/etc/hosts", b"../01.png", b"", b".", b"a\0b.png", b"a//b"])
+def test_row_whose_path_leads_elsewhere_is_damaged(out: Path, path: bytes) -> None:
+    row = _row(out, "SELECT * FROM photos LIMIT 1")
+    fields = (path, *row[1:-1])
+    basis = _value(out, "SELECT basis FROM runs")
+    _execute(
+        out,
+        "INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        *fields,
+        checksum(*fields, basis),
+    )
+    assert [kind for kind, _ in _found(out)] == ["damaged row", "run.json"]
 
 
 def test_killed_run_needs_a_temporary_folder(

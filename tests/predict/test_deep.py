@@ -10,7 +10,7 @@ import pytest
 
 from flowerseg.files import make_folders, remove_temporaries
 from flowerseg.images import encode_png
-from flowerseg.predict import segment_folder
+from flowerseg.predict import check_folder, segment_folder
 from flowerseg.segmenter import Segmenter
 
 DEPTH = 1100  # more than sys.getrecursionlimit(), in less than 4096 bytes
@@ -39,6 +39,7 @@ def test_photos_at_any_depth_are_segmented_and_kept(
     remove_temporaries(out, ["masks"])
     assert not left.exists()
     assert segment_folder(deep / "photos", opened(), out).run.effort.kept == 1
+    assert check_folder(out, pytest.fail).outputs == 1
 
 
 def test_photo_whose_path_is_too_long_is_reported_and_the_others_are_segmented(

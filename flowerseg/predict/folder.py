@@ -258,7 +258,6 @@ class _Run:
             OutputError: files are missing, or rows of the journal.
         """
         job = self._job
-        job.folders.forget()
         rows, missing, first = 0, 0, None
         for photo, entry in self._journal.entries():
             rows += 1

@@ -16,35 +16,39 @@ from flowerseg.files import explained, sha256_of_regular, write_bytes
 class OutputFolders:
     """The folders below an output folder; used by any number of threads.
 
+    Each is looked at each time, since it may become a link while a run writes into it.
+
     Args:
         out: the output folder itself, resolved.
     """
 
     def __init__(self, out: Path) -> None:
         self._out = out
-        self._known: set[Path] = set()  # real folders, found or made
+        self._known: set[Path] = set()  # made here: one that is missing was removed
 
     def make(self, folder: Path) -> None:
         """Make a folder and those above it, up to the output folder.
 
         Raises:
-            OutputError: a link or a file lies in the way, or the system refuses.
+            OutputError: a link or a file lies in the way, the system refuses, or the folder was
+                removed after it was made.
         """
-        for place in reversed(self._unknown(folder)):
-            with explained(place), suppress(FileExistsError):
-                place.mkdir()
-            if not self._is_folder(place):
-                raise OutputError(
-                    f"{place}: cannot be written: {place} is a file, not a folder. Move it away, "
-                    "or choose another output folder."
-                )
-            self._known.add(place)
+        for place in self._down_to(folder):
+            was_there = place in self._known  # before the look: another thread may make it now
+            if not _is_folder(place):
+                if was_there:
+                    raise OutputError(
+                        f"{place}: removed while the run was writing into it, so that outputs may "
+                        "be missing. Leave the folder alone and run the same again."
+                    )
+                _make(place)
+                self._known.add(place)
 
     def write(self, path: Path, content: bytes) -> None:
-        """Write a file as `write_bytes` does; its folder is made once.
+        """Write a file as `write_bytes` does, and make its folder.
 
         Raises:
-            OutputError: it cannot be written, or its folder was removed after it was made.
+            OutputError: it cannot be written; see `make`.
         """
         self.make(path.parent)
         write_bytes(path, content, makes_folder=False)
@@ -85,34 +89,43 @@ class OutputFolders:
             with explained(path):
                 path.unlink(missing_ok=True)
 
-    def forget(self) -> None:
-        """Look at each folder again before it is next used."""
-        self._known.clear()
-
     def _holds(self, folder: Path) -> bool:
         """Whether a folder is there, in real folders only."""
-        for place in reversed(self._unknown(folder)):
-            if not self._is_folder(place):
-                return False
-            self._known.add(place)
-        return True
+        return all(map(_is_folder, self._down_to(folder)))
 
-    def _unknown(self, folder: Path) -> list[Path]:
-        """A folder and those above it that have not been looked at, the deepest first."""
+    def _down_to(self, folder: Path) -> list[Path]:
+        """The folders from the one in the output folder down to a folder."""
         places = []
-        while folder not in self._known and folder != self._out:
+        while folder != self._out:
             places.append(folder)
             folder = folder.parent
+        places.reverse()
         return places
 
-    def _is_folder(self, folder: Path) -> bool:
-        try:
-            mode = folder.lstat().st_mode
-        except OSError:
-            return False
-        if stat.S_ISLNK(mode):
-            raise OutputError(
-                f"{folder}: a link, and outputs are neither written nor replaced outside the "
-                "output folder. Remove the link, or choose another output folder."
-            )
-        return stat.S_ISDIR(mode)
+
+def _make(folder: Path) -> None:
+    with explained(folder), suppress(FileExistsError):
+        folder.mkdir()
+    if not _is_folder(folder):
+        raise OutputError(
+            f"{folder}: cannot be written: {folder} is a file, not a folder. Move it away, "
+            "or choose another output folder."
+        )
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a folder is there.
+
+    Raises:
+        OutputError: a link is.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    if stat.S_ISLNK(mode):
+        raise OutputError(
+            f"{path}: a link, and outputs are neither written nor replaced outside the "
+            "output folder. Remove the link, or choose another output folder."
+        )
+    return stat.S_ISDIR(mode)

@@ -63,7 +63,7 @@ class Job:
 
 def output_path(out: Path, photo: Path, kind: Save) -> Path:
     """Where a file made of a photo is, below the output folder: b.jpg -> masks/b.jpg.png."""
-    return out / kind.folder / photo.with_name(f"{photo.name}.png")
+    return out / kind.folder / f"{photo}.png"
 
 
 @dataclass(frozen=True)

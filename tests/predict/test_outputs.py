@@ -11,6 +11,7 @@ import pytest
 from flowerseg.errors import OutputError
 from flowerseg.files import remove_temporaries
 from flowerseg.predict import PhotoResult, PredictSettings, segment_folder
+from flowerseg.predict.outputs import OutputFolders
 from flowerseg.segmenter import Segmenter
 
 Opened = Callable[..., Segmenter]
@@ -215,6 +216,33 @@ def test_link_to_a_folder_among_the_outputs_is_refused_and_nothing_there_is_touc
     with pytest.raises(OutputError, match=rf"out/{link}: a link, and outputs are neither written"):
         segment_folder(photos, opened(), tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*")} == before
+
+
+@pytest.mark.parametrize("place", ["masks", "masks/sub"])
+def test_folder_that_becomes_a_link_after_it_was_used_is_not_followed(
+    tmp_path: Path, place: str
+) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    folders = OutputFolders(out)
+    mask = out / "masks/sub/01.png.png"
+    folders.write(mask, b"mask")
+    (out / place).rename(elsewhere)
+    (out / place).symlink_to(elsewhere)
+    precious = elsewhere / mask.relative_to(out / place)
+    for use in (lambda: folders.write(mask, b"other"), lambda: folders.remove(mask)):
+        with pytest.raises(OutputError, match=rf"out/{place}: a link, and"):
+            use()
+        assert precious.read_bytes() == b"mask"
+
+
+def test_folder_that_is_removed_after_it_was_made_is_not_made_again(tmp_path: Path) -> None:
+    folders = OutputFolders(tmp_path)
+    folders.write(tmp_path / "masks/01.png.png", b"mask")
+    shutil.rmtree(tmp_path / "masks")
+    with pytest.raises(OutputError, match="masks: removed while the run was writing into it"):
+        folders.write(tmp_path / "masks/02.png.png", b"mask")
+    assert not (tmp_path / "masks").exists()
 
 
 def test_link_to_a_folder_where_masks_were_is_refused_by_the_next_run(

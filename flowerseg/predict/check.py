@@ -27,8 +27,7 @@ from flowerseg.predict.journalfile import (
     readable_journal,
 )
 from flowerseg.predict.lock import read_locked
-from flowerseg.predict.outputs import OutputFolders
-from flowerseg.predict.photo import output_path
+from flowerseg.predict.outputs import OutputFolders, output_path
 from flowerseg.predict.results import RESULTS, RUN, PhotoResult, utf8
 from flowerseg.predict.rows import DamagedRow, Entry, entry_from_row, key_of, path_of
 from flowerseg.predict.settings import Save

@@ -19,7 +19,7 @@ from flowerseg.photofile import photo_bytes, within
 from flowerseg.predict.engine import Engine, Here
 from flowerseg.predict.journal import Journal
 from flowerseg.predict.lock import HeldFolder, locked
-from flowerseg.predict.outputs import OutputFolders
+from flowerseg.predict.outputs import OutputFolders, require_distinct_outputs
 from flowerseg.predict.photo import Job, Making, Outcome, Task, failed
 from flowerseg.predict.processes import InProcesses
 from flowerseg.predict.results import (
@@ -90,7 +90,8 @@ def segment_folder(
         stop: once it is set, photos under way are finished and no other is begun.
 
     Raises:
-        DataError: the folder is missing or holds no photo; nothing was written.
+        DataError: the folder is missing or holds no photo, or two outputs would have one name;
+            nothing was written.
         OutputError: an output cannot be written, another run is writing there, or the output
             folder or what lies in it was removed or replaced meanwhile; the outputs already
             written are whole.
@@ -145,6 +146,7 @@ def run_listing(
     See `segment_folder`; `photo_files` is the folder in which a later check finds the photos, from
     the root, and None where they are not files here.
     """
+    require_distinct_outputs(listing.photos)
     origin = engine.origin
     with locked(out) as held, Journal(held.path, origin.basis, photo_files) as journal:
         held.watch(journal.path)

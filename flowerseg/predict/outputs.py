@@ -6,11 +6,38 @@ what is no output. So no folder is entered before it is known to be one.
 
 import os
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from flowerseg.errors import OutputError
+from flowerseg.errors import DataError, OutputError
 from flowerseg.files import explained, sha256_of_regular, write_bytes
+from flowerseg.predict.settings import Save
+
+
+def output_path(out: Path, photo: Path, kind: Save) -> Path:
+    """Where a file made of a photo is, below the output folder: b.jpg -> masks/b.jpg.png."""
+    return out / kind.folder / f"{photo}.png"
+
+
+def require_distinct_outputs(photos: Collection[Path]) -> None:
+    """Refuse a photo whose output needs the name that the folder of other outputs needs.
+
+    The mask of a.jpg is masks/a.jpg.png, and that of a.jpg.png/b.jpg is in the folder of that name.
+
+    Raises:
+        DataError: there is such a photo.
+    """
+    parents = {photo.parent for photo in photos}
+    folders = {folder for parent in parents for folder in (parent, *parent.parents)}
+    if not any(folder.suffix == ".png" for folder in folders):  # as good as always
+        return
+    for photo in photos:
+        if (folder := Path(f"{photo}.png")) in folders:
+            raise DataError(
+                f"{photo} and the folder {folder} need the same name among the outputs. Rename "
+                "one of them."
+            )
 
 
 class OutputFolders:

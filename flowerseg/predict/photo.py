@@ -18,7 +18,7 @@ from flowerseg.images import bounding_box, decode_rgb, encode_mask, encode_png
 from flowerseg.isolate import Decode
 from flowerseg.masks import cutout, foreground_at, overlay
 from flowerseg.photofile import photo_bytes
-from flowerseg.predict.outputs import OutputFolders
+from flowerseg.predict.outputs import OutputFolders, output_path
 from flowerseg.predict.pipeline import ForBackend, ForDisk
 from flowerseg.predict.results import PhotoResult, utf8
 from flowerseg.predict.rows import Entry
@@ -59,11 +59,6 @@ class Job:
     def output(self, photo: Path, kind: Save) -> Path:
         """Where a file made of a photo is: b.jpg -> b.jpg.png."""
         return output_path(self.out, photo, kind)
-
-
-def output_path(out: Path, photo: Path, kind: Save) -> Path:
-    """Where a file made of a photo is, below the output folder: b.jpg -> masks/b.jpg.png."""
-    return out / kind.folder / f"{photo}.png"
 
 
 @dataclass(frozen=True)

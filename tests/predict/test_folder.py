@@ -175,6 +175,23 @@ def test_photos_that_differ_only_in_extension_have_two_masks(tmp_path: Path) -> 
     np.testing.assert_array_equal(_read_mask(tmp_path / "out/masks/rose.bmp.png"), second)
 
 
+def test_photo_and_folder_that_need_one_name_are_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    """The mask of a.jpg and the folder of the masks of a.jpg.png/: both masks/a.jpg.png."""
+    _noise(tmp_path / "photos/sub", 1)
+    for name in ("sub/a.jpg", "sub/a.jpg.png/deeper/b.png", "c.jpg.png/d.png"):
+        write_png(tmp_path / "photos" / name, _green(_rectangle((64, 64), seed=1)))
+    with pytest.raises(
+        DataError, match=r"sub/a\.jpg and the folder sub/a\.jpg\.png need .* Rename"
+    ):
+        _segment(tmp_path / "photos", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "photos/sub/a.jpg").rename(tmp_path / "photos/sub/A.jpg")
+    _segment(tmp_path / "photos", tmp_path / "out")
+    assert (tmp_path / "out/masks/sub/a.jpg.png/deeper/b.png.png").is_file()
+
+
 def test_name_that_is_not_utf8_is_segmented_and_spelled_out(tmp_path: Path) -> None:
     _noise(tmp_path / "photos", 1)
     name = os.fsdecode(b"ros\xe9.jpg")

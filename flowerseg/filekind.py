@@ -92,8 +92,17 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
 _RIFF = {b"AVI ": ("an AVI video", _VIDEO), b"WAVE": ("a WAV sound", _REMOVE)}
 _PNM = re.compile(rb"P[1-7fF]\s")
 _CGBI = b"\x89PNG\r\n\x1a\n\0\0\0\x04CgBI"
-_HTML = re.compile(rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)", re.I | re.S)
-_SVG = re.compile(rb"\s*(?:<\?xml.*?\?>\s*)?(?:<!.*?>\s*)*<svg", re.I | re.S)
+# Atomic groups, `(?>…)`: a pattern that backtracks takes exponential time over `<!><!><!>…`.
+_COMMENTS = rb"\s*(?><!--.*?-->\s*)*+"
+_HTML = re.compile(_COMMENTS + rb"<(?:!doctype html|html|head|body)", re.I | re.S)
+_SVG = re.compile(
+    rb"\s*(?><\?xml.*?\?>)?+"
+    + _COMMENTS
+    + rb"(?><!doctype[^\[>]*(?:\[.*?\]\s*)?>)?+"
+    + _COMMENTS
+    + rb"<svg",
+    re.I | re.S,
+)
 _HEAD_BYTES = 1024  # that the patterns look at
 _CONTROL = frozenset(range(32)) - set(b"\t\n\r\f\x1b")
 

@@ -75,6 +75,12 @@ FILES: list[tuple[Callable[[], bytes], str, str]] = [
     (lambda: b"\n  <HTML>\n<head>", "a web page", "fetch"),
     (lambda: b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code>', "an XML file", "fetch"),
     (lambda: b'<?xml version="1.0"?><!-- x --><svg xmlns="">', "an SVG drawing", "magick"),
+    (
+        lambda: b'<?xml version="1.0"?>\n<!-- a > b -->\n<!DOCTYPE svg [<!ENTITY x "y">]>\n<svg>',
+        "an SVG drawing",
+        "magick",
+    ),
+    (lambda: b"<!-- a > b --> <!-- c -->\n<html>", "a web page", "fetch"),
     (lambda: json.dumps({"error": "not found"}).encode(), "a JSON file", "fetch"),
     (lambda: "\ufeffKörbe".encode(), "a text file", "Remove"),
     (lambda: "Körbe".encode("utf-16"), "a text file in UTF-16", "Remove"),
@@ -98,6 +104,12 @@ def test_file_is_named_with_a_way_on(make: Callable[[], bytes], what: str, remed
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
 def test_photo_is_not_taken_for_another_kind(suffix: str) -> None:
     assert foreign_kind(encode_image(RGB, suffix)) is None
+
+
+@pytest.mark.parametrize("start", [b"<!>", b"<!---->", b"<!-- -->\n", b"<?xml?>", b"<!doctype []>"])
+def test_text_that_repeats_itself_is_named_at_once(start: bytes) -> None:
+    """A pattern that backtracks takes exponential time over such a text."""
+    assert foreign_kind(start * 500)
 
 
 @given(st.binary(max_size=300))

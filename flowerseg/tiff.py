@@ -158,9 +158,13 @@ def _known_kind(directory: TiffDirectory) -> _Kind:
             f"holds {what} of {bits} bits, whose black and white are not known. {_CONVERT}"
         )
     if photometric not in _COLOUR_SAMPLES:
+        if photometric < 0:
+            raise ValueError(f"does not say what its samples mean. {_CONVERT}")
         what = _OTHER_PHOTOMETRICS.get(photometric, f"colours of kind {photometric}")
         raise ValueError(f"holds {what}. {_CONVERT}")
     extra = directory.integers(_EXTRA_SAMPLES)
+    if not extra and samples == _COLOUR_SAMPLES[photometric] + 1:
+        extra = (_UNNAMED,)  # OpenCV 5.0 writes RGBA without this tag
     kind = _Kind(photometric, bits, samples, extra)
     _require_known(kind, directory)
     return kind
@@ -188,7 +192,7 @@ def _require_known(kind: _Kind, directory: TiffDirectory) -> None:
     if kind.samples != _COLOUR_SAMPLES[kind.photometric] + len(kind.extra):
         raise ValueError(f"has {kind.samples} samples a pixel, of unknown meaning. {_CONVERT}")
     if kind.extra and not kind.has_known_extra:
-        raise ValueError(f"has {len(kind.extra)} samples beside its colours. {_CONVERT}")
+        raise ValueError(f"has other samples beside its colours. {_CONVERT}")
     is_planar = directory.integer(_PLANAR, 1) == 2 and kind.samples > 1
     if is_planar and (kind.bits != 8 or kind.photometric != _RGB or kind.extra):
         raise ValueError(f"keeps its channels apart (planar), which is not decoded. {_CONVERT}")

@@ -15,6 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# Pixels of all tiles together, a multiple of the image's. Tiles at its edges reach beyond it, but
+# libtiff unpacks a whole one into memory: a file of 1 MB took 2 GB for 10 x 10 pixels.
+_MOST_PADDING = 4
+_SMALL_PIXELS = 1 << 24  # an image with fewer may have the tiles of one that has so many
+
 NO_COMPRESSION, _LZW, _PACKBITS = 1, 5, 32773
 _DEFLATE = (8, 32946)
 
@@ -61,10 +66,20 @@ def require_sound_strips(data: bytes, layout: Layout) -> None:
     """
     planes = layout.samples if layout.is_planar else 1
     count = -(-layout.width // layout.across) * -(-layout.height // layout.down) * planes
+    tiled_pixels = count // planes * layout.across * layout.down
+    if tiled_pixels > _MOST_PADDING * max(layout.width * layout.height, _SMALL_PIXELS):
+        raise ValueError(
+            f"has tiles of {layout.across} x {layout.down} pixels, far more than its picture of "
+            f"{layout.width} x {layout.height}. Save it anew with smaller ones"
+        )
+    if not layout.byte_counts:
+        raise ValueError("does not say how long its strips or tiles are. Save it anew")
     if len(layout.offsets) < count or len(layout.byte_counts) < count:
         raise ValueError("lacks some of its strips or tiles. Copy it again")
     for place in range(count):
         start, length = layout.offsets[place], layout.byte_counts[place]
+        if start == length == 0:
+            raise ValueError("leaves out some of its strips or tiles (sparse). Save it anew, whole")
         if not 8 <= start <= len(data) - length:
             raise ValueError("is cut off. Copy it again")
         size = layout.rows_of(place) * layout.row_bytes

@@ -4,6 +4,7 @@ import io
 import itertools
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -145,6 +146,9 @@ def test_annotation_keeps_its_alpha_unless_its_colours_were_multiplied_by_it() -
         (RGB, {259: (12345,)}, "compressed as kind 12345"),
         (RGB, {279: (1,)}, "lacks some of its strips"),
         (RGB, {278: (0,)}, "how large its strips"),
+        (RGB, {279: ()}, "how long its strips"),
+        (RGB, {273: (0,) * 7, 279: (0,) * 7}, "sparse"),
+        (RGB, {262: ()}, "does not say what its samples mean"),
     ],
 )
 def test_kind_that_is_not_read_is_refused_by_name(
@@ -217,6 +221,29 @@ def test_lzw_of_libtiff_has_the_same_length(values: int) -> None:
         starts, lengths = image.tag_v2[273], image.tag_v2[279]
     strips = [content.getvalue()[s : s + n] for s, n in zip(starts, lengths, strict=True)]
     assert sum(lzw_length(memoryview(strip)) for strip in strips) == grey.size
+
+
+@pytest.mark.parametrize("side", [1 << 14, (1 << 31) - 16, (1 << 32) - 1])
+@pytest.mark.parametrize("compression", [*COMPRESSIONS, 7])
+def test_tiles_far_larger_than_the_picture_are_not_unpacked(compression: int, side: int) -> None:
+    form = Form(tile=48, compression=compression, tags={322: (side,), 323: (side,)})
+    with pytest.raises(ImageError, match=r"a: a TIFF that has tiles of .* picture of 53 x 45"):
+        decode_rgb(tiff(RGB, form), "a")
+
+
+def test_small_picture_may_have_the_tiles_of_a_large_one() -> None:
+    data = tiff(RGB, Form(tile=1024, compression=DEFLATE))
+    np.testing.assert_array_equal(decode_rgb(data, "a"), RGB)
+
+
+@pytest.mark.parametrize("options", [[], [cv2.IMWRITE_TIFF_COMPRESSION, 1]])
+@pytest.mark.parametrize("scale", [1, 257])
+def test_opencv_writes_opacity_without_a_name(options: list[int], scale: int) -> None:
+    bgra = np.dstack([RGB[..., ::-1], RGB[..., 0]]).astype(np.uint8 if scale == 1 else np.uint16)
+    data = bytes(cv2.imencode(".tif", bgra * bgra.dtype.type(scale), options)[1])
+    np.testing.assert_array_equal(decode_rgb(data, "a"), RGB)
+    with pytest.raises(ImageError, match=r"unnamed channel|16 bits"):
+        decode_mask(data, "a")
 
 
 def test_metadata_that_is_damaged_does_not_matter(recwarn: pytest.WarningsRecorder) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flowerseg.arrays import Labels, Rgb
 from flowerseg.errors import DataError
-from flowerseg.imageheader import exif_orientation
+from flowerseg.imageheader import exif_orientation, lossy_format_of
 from flowerseg.images import decode_mask
 from flowerseg.palette import Palette, UnknownColours, labels_from_colours
 from flowerseg.photofile import photo_bytes
@@ -39,9 +39,8 @@ def read_annotation(path: Path, palette: Palette) -> Annotation:
         AmbiguousAnnotation: colours and alpha channel both vary, and do not say the same.
     """
     data = photo_bytes(path)
-    labels, is_from_alpha = _labels(
-        decode_mask(data, str(path)), palette, path, _lossy_format(data)
-    )
+    samples = decode_mask(data, str(path))
+    labels, is_from_alpha = _labels(samples, palette, path, lossy_format_of(data))
     return Annotation(labels, is_from_alpha, exif_orientation(data))
 
 
@@ -84,11 +83,3 @@ def _require_agreement(colours: Rgb, alpha_levels: Rgb, palette: Palette, path: 
             f"{path}: its colours and its alpha channel differ in what they say, and either may be "
             "the annotation. Save it without an alpha channel."
         )
-
-
-def _lossy_format(data: bytes) -> str:
-    """The name of the file's format, if it changes colours."""
-    if data.startswith(b"\xff\xd8"):
-        return "JPEG"
-    is_webp = data.startswith(b"RIFF") and data[8:12] == b"WEBP"
-    return "lossy WebP" if is_webp and b"VP8 " in data[12:4096] else ""

@@ -29,9 +29,15 @@ _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
 _END_OF_IMAGE = b"\xff\xd9"
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_RAW_PROFILE_KEY, _XMP_KEY = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_WEBP_HAS_EXIF, _WEBP_HAS_XMP, _WEBP_IS_ANIMATED = 8, 4, 2
+_LOSSY_WEBP = "lossy WebP"
+
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_COMPRESSION, _TIFF_XMP = 256, 257, 259, 700
+_TIFF_JPEG = (6, 7)
 
 _MOST_PROFILE_BYTES = 1 << 20  # a compressed text of a PNG that unpacks to more is no EXIF block
 
@@ -45,6 +51,7 @@ class ImageHeader:
     orientation: int = UPRIGHT  # 1 to 8; see `flowerseg.orientation`
     has_end: bool = True  # the mark that ends the image is there, where its format has one
     has_more_pictures: bool = False  # an animation, or several pages
+    lossy_format: str = ""  # for messages: the format, if it changes colours
 
 
 def read_header(data: bytes) -> ImageHeader | None:
@@ -62,6 +69,12 @@ def exif_orientation(data: bytes) -> int:
     """The orientation by which an image is turned, 1 to 8; 1 where it says none."""
     header = read_header(data)
     return header.orientation if header else UPRIGHT
+
+
+def lossy_format_of(data: bytes) -> str:
+    """The name of an image's format if it changes colours: `JPEG`; empty if it keeps them."""
+    header = read_header(data)
+    return header.lossy_format if header else ""
 
 
 def format_of(data: bytes) -> Format | None:
@@ -87,12 +100,14 @@ def _jpeg(data: bytes) -> ImageHeader | None:
             if block.startswith(_EXIF):
                 exif = exif or block
             elif block.startswith(_XMP):
-                xmp = xmp or block
+                xmp = block
         at += length
     if size_hw is None:
         return None
     # Thumbnails end before the scan begins; behind the image another one may follow.
-    return ImageHeader("JPEG", size_hw, orientation_of(exif, xmp), data.rfind(_END_OF_IMAGE) > at)
+    has_end = data.rfind(_END_OF_IMAGE) > at
+    orientation = orientation_of(exif, xmp)
+    return ImageHeader("JPEG", size_hw, orientation, has_end, lossy_format="JPEG")
 
 
 def _png(data: bytes) -> ImageHeader | None:
@@ -104,16 +119,16 @@ def _png(data: bytes) -> ImageHeader | None:
         if kind == b"IEND":
             has_end = True
         elif kind == b"eXIf":
-            exif = exif or data[at : at + length]
+            exif = data[at : at + length]
         elif kind == b"acTL":
             frames = struct.unpack_from(">I", data, at)[0]
-        elif kind in (b"tEXt", b"zTXt", b"iTXt"):
-            key, text = _png_text(kind, data[at : at + length])
-            if key in (b"Raw profile type exif", b"Raw profile type APP1"):
-                profile = profile or _raw_profile(text)
-            elif key == b"XML:com.adobe.xmp":
-                xmp = xmp or text
-    orientation = orientation_of(exif or profile, xmp)
+        elif kind in _PNG_TEXTS:
+            # Only the last one of each is unpacked: many would take minutes.
+            if data.startswith(_RAW_PROFILE_KEY, at):
+                profile = kind + data[at : at + length]
+            elif data.startswith(_XMP_KEY, at):
+                xmp = kind + data[at : at + length]
+    orientation = orientation_of(exif or _raw_profile(_png_text(profile)), _png_text(xmp))
     return ImageHeader("PNG", (height, width), orientation, has_end, frames > 1)
 
 
@@ -134,20 +149,20 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at += 12 + length
 
 
-def _png_text(kind: bytes, chunk: bytes) -> tuple[bytes, bytes]:
-    """Key and text of a chunk of text (PNG specification, 11.3.4)."""
-    key, _, rest = chunk.partition(b"\0")
+def _png_text(chunk: bytes) -> bytes:
+    """The text of a chunk that begins with its kind (PNG specification, 11.3.4)."""
+    kind, (_, _, text) = chunk[:4], chunk[4:].partition(b"\0")
     is_packed = kind == b"zTXt"
     if kind == b"zTXt":
-        rest = rest[1:]
+        text = text[1:]
     elif kind == b"iTXt":
-        is_packed = rest[:1] == b"\1"
-        rest = rest[2:].split(b"\0", 2)[-1]
-    if is_packed:
-        with suppress(zlib.error):
-            return key, zlib.decompressobj().decompress(rest, _MOST_PROFILE_BYTES)
-        return key, b""
-    return key, rest
+        is_packed = text[:1] == b"\1"
+        text = text[2:].split(b"\0", 2)[-1]
+    if not is_packed:
+        return text
+    with suppress(zlib.error):
+        return zlib.decompressobj().decompress(text, _MOST_PROFILE_BYTES)
+    return b""
 
 
 def _raw_profile(text: bytes) -> bytes:
@@ -163,31 +178,35 @@ def _webp(data: bytes) -> ImageHeader | None:
     if kind == b"WEBPVP8X":
         width_below, width_above, height_below, height_above = struct.unpack_from("<HBHB", data, 24)
         height, width = (height_above << 16 | height_below), (width_above << 16 | width_below)
-        exif, xmp = (_webp_chunk(data, name) for name in (b"EXIF", b"XMP "))
+        flags, chunks = data[20], _webp_chunks(data)
+        # A decoder skips what the flags do not announce.
+        exif = chunks.get(b"EXIF", b"") if flags & _WEBP_HAS_EXIF else b""
+        xmp = chunks.get(b"XMP ", b"") if flags & _WEBP_HAS_XMP else b""
         return ImageHeader(
             "WebP",
             (height + 1, width + 1),
-            orientation_of(exif, xmp),
-            has_more_pictures=bool(data[20] & 2),
+            orientation_of(bytes(exif), bytes(xmp)),
+            has_more_pictures=bool(flags & _WEBP_IS_ANIMATED),
+            lossy_format=_LOSSY_WEBP if b"VP8 " in chunks else "",
         )
     if kind == b"WEBPVP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
         return ImageHeader("WebP", ((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1))
     if kind == b"WEBPVP8 ":
         width, height = struct.unpack_from("<HH", data, 26)
-        return ImageHeader("WebP", (height & 0x3FFF, width & 0x3FFF))  # the rest asks for scaling
+        size_hw = (height & 0x3FFF, width & 0x3FFF)  # the other bits ask for scaling
+        return ImageHeader("WebP", size_hw, lossy_format=_LOSSY_WEBP)
     return None
 
 
-def _webp_chunk(data: bytes, name: bytes) -> bytes:
-    """The content of the first chunk of that name, empty if there is none."""
-    at = 12
+def _webp_chunks(data: bytes) -> dict[bytes, memoryview]:
+    """The content of the chunks by their names; of those with the same name, of the first."""
+    view, at, chunks = memoryview(data), 12, dict[bytes, memoryview]()
     while at + 8 <= len(data):
         length = int.from_bytes(data[at + 4 : at + 8], "little")
-        if data[at : at + 4] == name:
-            return data[at + 8 : at + 8 + length]
+        chunks.setdefault(data[at : at + 4], view[at + 8 : at + 8 + length])
         at += 8 + length + length % 2
-    return b""
+    return chunks
 
 
 def _bmp(data: bytes) -> ImageHeader:
@@ -198,11 +217,13 @@ def _bmp(data: bytes) -> ImageHeader:
 
 def _tiff(data: bytes) -> ImageHeader:
     directory = TiffDirectory(data)
+    is_lossy = directory.integer(_TIFF_COMPRESSION) in _TIFF_JPEG
     return ImageHeader(
         "TIFF",
         (directory.integer(_TIFF_HEIGHT), directory.integer(_TIFF_WIDTH)),
-        orientation_of(data, directory.raw_bytes(700)),
+        orientation_of(data, directory.raw_bytes(_TIFF_XMP)),
         has_more_pictures=directory.next_offset != 0,
+        lossy_format="JPEG in a TIFF" if is_lossy else "",
     )
 
 

@@ -1,6 +1,7 @@
 """A photo and its annotation as files: how they lie on each other, what the mask's pixels mean."""
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,32 @@ def test_format_that_changes_colours_is_named(tmp_path: Path, suffix: str, name:
     for background in ("any", (BLACK,)):
         with pytest.raises(UnknownColours, match=f"masks are {name}, which changes colours"):
             _labels(path, Palette((WHITE, (150, 150, 150)), background))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "name"),
+    [
+        ("TIFF", {"compression": "jpeg"}, "JPEG in a TIFF"),
+        ("WEBP", {"icc_profile": bytes(9000)}, "lossy WebP"),  # the colours begin far behind it
+    ],
+)
+def test_lossy_compression_is_found_in_any_container(
+    tmp_path: Path, kind: str, options: Mapping[str, object], name: str
+) -> None:
+    grey = np.add.outer(np.arange(32) * 4, np.arange(32)).astype(np.uint8)
+    path = tmp_path / "mask"
+    Image.fromarray(grey).convert("RGB").save(path, kind, **options)
+    with pytest.raises(UnknownColours, match=f"masks are {name}, which changes colours"):
+        _labels(path, Palette((WHITE, (150, 150, 150)), (BLACK,)))
+
+
+def test_name_of_a_lossy_format_within_a_lossless_image_does_not_matter(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(
+        tmp_path / "mask.webp", lossless=True, icc_profile=b"VP8 " * 9
+    )
+    with pytest.raises(UnknownColours) as caught:
+        _labels(tmp_path / "mask.webp", Palette((WHITE,), (BLACK,)))
+    assert "WebP" not in str(caught.value)
 
 
 @pytest.mark.parametrize("quality", [50, 75, 95])

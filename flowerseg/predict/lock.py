@@ -29,7 +29,8 @@ class HeldFolder:
         self.path = name.resolve()  # of the folder itself, whatever the link names later
         self._identities: dict[Path, tuple[int, int]] = {}
         self._handles: list[int] = []
-        self.watch(name)
+        self.watch(self.path)
+        self._identities[name] = self._identities[self.path]
 
     def watch(self, path: Path) -> None:
         """Remember what a path names now, which must stay so."""
@@ -38,7 +39,16 @@ class HeldFolder:
             # locks of SQLite alone, which closing any other one would drop.
             if hasattr(os, "O_PATH"):
                 self._handles.append(os.open(path, os.O_PATH | os.O_CLOEXEC))
-            self._identities[path] = _identity(path)
+            self._identities[path] = _identity(path.stat())
+
+    def watch_open_file(self, path: Path, handle: int) -> None:
+        """Remember that a path names the file of a handle that stays open, which must stay so.
+
+        Raises:
+            OutputError: it names another file already.
+        """
+        self._identities[path] = _identity(os.fstat(handle))
+        self.require_unchanged()
 
     def close(self) -> None:
         """Let go of what is watched."""
@@ -53,7 +63,7 @@ class HeldFolder:
         """
         for path, before in self._identities.items():
             try:
-                is_same = _identity(path) == before
+                is_same = _identity(path.stat()) == before
             except OSError:
                 is_same = False
             if not is_same:
@@ -76,21 +86,21 @@ def locked(out: Path) -> Iterator[HeldFolder]:
     """
     with explained(out / LOCK):
         make_folders(out)
-    path = out.resolve() / LOCK
-    require_plain(path)
-    with explained(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
-    try:
-        require_plain_status(path, os.fstat(handle))
-        _lock(handle, out, fcntl.LOCK_EX)
+    with closing(HeldFolder(out)) as held:
+        path = held.path / LOCK
+        require_plain(path)
         with explained(path):
-            os.truncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        with closing(HeldFolder(out)) as held:
-            held.watch(path)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
+        try:
+            require_plain_status(path, os.fstat(handle))
+            _lock(handle, out, fcntl.LOCK_EX)
+            with explained(path):
+                os.truncate(handle, 0)
+                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            held.watch_open_file(path, handle)
             yield held
-    finally:
-        os.close(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
@@ -147,6 +157,5 @@ def _is_read(handle: int) -> bool:
     return True
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
+def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino

@@ -1,5 +1,6 @@
 """Outputs stay in their folder: links in it are not followed, and what is taken away is noticed."""
 
+import fcntl
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import pytest
 from flowerseg.errors import OutputError
 from flowerseg.files import remove_temporaries
 from flowerseg.predict import PhotoResult, PredictSettings, segment_folder
+from flowerseg.predict.lock import locked
 from flowerseg.predict.outputs import OutputFolders
 from flowerseg.segmenter import Segmenter
 
@@ -372,6 +374,25 @@ def test_lock_file_that_holds_something_else_is_not_overwritten(
 
 
 # --- what killed runs leave ---
+
+
+def test_lock_that_is_replaced_before_it_is_held_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / ".lock"
+
+    def replace_then_hold(handle: int, kind: int) -> None:
+        lock.rename(tmp_path / "old")
+        lock.touch()
+        flock(handle, kind)
+
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", replace_then_hold)
+    with (
+        pytest.raises(OutputError, match=r"\.lock: removed or replaced"),
+        locked(tmp_path),
+    ):
+        pytest.fail("another run could hold the new file")
 
 
 def test_temporary_files_are_removed_where_they_are_and_links_are_not_followed(

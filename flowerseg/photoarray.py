@@ -1,11 +1,13 @@
 """Photos that a caller hands over in memory: checked once, for every function that takes them."""
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowerseg.arrays import Rgb
+from flowerseg.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +26,10 @@ def as_rgb(photo: object) -> Rgb:
     Raises:
         TypeError: it is neither.
         ValueError: an array of another type or shape, or a PIL image of a mode without 8 bits.
+        ImageError: a PIL image whose file is damaged.
     """
+    if isinstance(photo, np.ma.MaskedArray):
+        raise TypeError(f"{_WANTED}, not a masked array: fill it with photo.filled(0)")
     if isinstance(photo, np.ndarray):
         if fault := _fault(photo):
             raise ValueError(f"{_WANTED}, not {photo.dtype} {photo.shape}: {fault}")
@@ -32,6 +37,30 @@ def as_rgb(photo: object) -> Rgb:
     if _is_pil(photo):
         return _from_pil(photo)
     raise TypeError(f"{_WANTED}, not {type(photo).__name__}{_advice(photo)}")
+
+
+def as_rgb_of_several(photo: object, index: int, kind: str = "photo") -> Rgb:
+    """`as_rgb`, with the index in the message of an error."""
+    try:
+        return as_rgb(photo)
+    except (TypeError, ValueError, ImageError) as error:
+        raise type(error)(f"{kind} {index}: {error}") from error.__cause__
+
+
+def require_several(photos: object) -> None:
+    """Refuse one photo, or what cannot hold photos, where several are wanted.
+
+    Raises:
+        TypeError: it is one path or one PIL image, or cannot hold photos.
+        ValueError: an array that is not a batch (n, h, w, 3).
+    """
+    wanted = "photos must be several photos in a list or another iterable"
+    if isinstance(photos, np.ndarray) and photos.ndim != 4 and photos.dtype != object:
+        raise ValueError(f"{wanted}, not {photos.dtype} {photos.shape}: give one photo as [photo]")
+    if isinstance(photos, str) or hasattr(photos, "__fspath__") or _is_pil(photos):
+        raise TypeError(f"{wanted}, not one {type(photos).__name__}: give it as [photo]")
+    if isinstance(photos, bytes | bytearray | Mapping) or not isinstance(photos, Iterable):
+        raise TypeError(f"{wanted}, not {type(photos).__name__}")
 
 
 def _fault(photo: NDArray[Any]) -> str:
@@ -68,7 +97,12 @@ def _is_pil(photo: object) -> bool:
 def _from_pil(image: Any) -> Rgb:
     from PIL import ImageOps
 
-    upright: Image = ImageOps.exif_transpose(image)
+    if min(image.size) < 1:
+        raise ValueError(f"{_WANTED}, not an image without a pixel")
+    try:
+        upright: Image = ImageOps.exif_transpose(image)  # which also reads its file
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"the file of a PIL image cannot be decoded: {error}.") from error
     if upright.mode.startswith("I;16"):
         grey = (np.asarray(upright) >> 8).astype(np.uint8)
         rgb: Rgb = np.repeat(grey[..., None], 3, axis=2)
@@ -78,8 +112,6 @@ def _from_pil(image: Any) -> Rgb:
         # By way of RGBA, a palette with transparency is converted without a warning.
         has_opacity = "transparency" in upright.info
         rgb = np.asarray((upright.convert("RGBA") if has_opacity else upright).convert("RGB"))
-    if min(rgb.shape) < 1:
-        raise ValueError(f"{_WANTED}, not an image without a pixel")
     return rgb
 
 

@@ -1,6 +1,6 @@
 """Photos in, masks out, on any backend: what predict, verify, bench and users go through."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from flowerseg.backends import (
 )
 from flowerseg.backends.pool import BackendPool
 from flowerseg.masks import foreground_at, mask_from_foreground
-from flowerseg.photoarray import as_rgb
+from flowerseg.photoarray import as_rgb, as_rgb_of_several, require_several
 from flowerseg.preprocess import Preprocess, frame_from_photo
 from flowerseg.ranges import require_open_share
 from flowerseg.selftest import require_same_map
@@ -100,8 +100,12 @@ class Segmenter:
 
         Raises:
             ArtifactError: missing, changed, unproven or foreign file; or its self-test differs.
-            BackendUnavailable: runtime or device missing. Nothing falls back in silence.
+            BackendUnavailable: runtime or device missing. There is no silent fallback.
+            TypeError, ValueError: an argument of a wrong type, or with a value that none has.
         """
+        _check_arguments(device, runtime, options)
+        if threshold is not None:
+            require_open_share(threshold=threshold)
         artifact = open_artifact(model, trust=trust)
         manifest = artifact.manifest
         opener = fastest_proved(manifest, device) if runtime == "auto" else runtime
@@ -147,14 +151,20 @@ class Segmenter:
             ValueError: an array of another type or shape; or this Segmenter is closed.
             BackendUnavailable: this process was forked from the one that opened the model.
         """
-        return self.segment_batch([photo])[0]
-
-    def segment_batch(self, photos: "Sequence[Photo]") -> list[Mask]:
-        """Masks of several photos of any sizes, in one batch. Raises as `segment` does."""
         self.require_open()
-        pixels = [as_rgb(photo) for photo in photos]
-        if not pixels:
-            return []
+        return self._masks_of([as_rgb(photo)])[0]
+
+    def segment_batch(self, photos: "Iterable[Photo]") -> list[Mask]:
+        """Masks of several photos of any sizes, in one batch; an empty list of none.
+
+        Raises as `segment` does, and ValueError for more photos than the model takes in a batch.
+        """
+        self.require_open()
+        require_several(photos)
+        pixels = [as_rgb_of_several(photo, index) for index, photo in enumerate(photos)]
+        return self._masks_of(pixels) if pixels else []
+
+    def _masks_of(self, pixels: Sequence[Rgb]) -> list[Mask]:
         foregrounds = self.infer([frame_from_photo(rgb, self.preprocess) for rgb in pixels])
         return [
             self.mask(foreground, size_of(rgb))
@@ -172,7 +182,13 @@ class Segmenter:
         return foreground_at(foreground, size_of(rgb))
 
     def infer(self, frames: Sequence[Rgb]) -> Foreground:
-        """Foreground (N, H, W) of one batch of frames (H, W, 3)."""
+        """Foreground (N, H, W) of one batch of frames (H, W, 3).
+
+        Raises:
+            TypeError, ValueError: the frames form no batch that the model takes; or this Segmenter
+                is closed.
+            BackendUnavailable: this process was forked from the one that opened the model.
+        """
         return self._infer_on(None, frames)
 
     def mask(self, foreground: Foreground, size_hw: SizeHW) -> Mask:
@@ -197,8 +213,19 @@ class Segmenter:
 
     def _infer_on(self, backend: Backend | None, frames: Sequence[Rgb]) -> Foreground:
         """Infer a batch on one backend, or on the first that is free."""
+        self.require_open()
+        self._check_frames(frames)
         with self._pool.lend(backend) as lent:
             return run(lent, np.stack(frames))
+
+    def _check_frames(self, frames: Sequence[Rgb]) -> None:
+        """Refuse frames that do not form a batch, naming the first that is wrong."""
+        wanted = (*self.info.size_hw, 3)
+        if len(frames) == 0:
+            raise ValueError("a batch of 0 frames; the model takes 1 or more")
+        for index, frame in enumerate(frames):
+            if as_rgb_of_several(frame, index, "frame").shape != wanted:
+                raise ValueError(f"frame {index}: it must be {wanted}, not {frame.shape}")
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -216,3 +243,15 @@ class Segmenter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_arguments(device: object, runtime: object, options: object) -> None:
+    """Refuse arguments of `Segmenter.open` with which no model can be opened."""
+    for name, value in (("device", device), ("runtime", runtime)):
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be text such as 'auto', not {value!r}")
+    if not isinstance(options, SessionOptions):
+        raise TypeError(f"options must be SessionOptions, not {options!r}")
+    known = [name for names in RUNTIMES.values() for name in names]
+    if runtime not in ("auto", *known):
+        raise ValueError(f"runtime must be auto or one of {', '.join(known)}, not {runtime!r}")

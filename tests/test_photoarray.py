@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from flowerseg.backends.null import NullBackend
+from flowerseg.errors import ImageError
 from flowerseg.images import decode_rgb
 from flowerseg.photoarray import as_rgb
 from flowerseg.predict import stream
@@ -41,6 +42,8 @@ WRONG: list[tuple[object, type[Exception], str]] = [
     ("a.jpg", TypeError, "str: read it with flowerseg.images.read_rgb"),
     (Path("a.jpg"), TypeError, "Path: read it with flowerseg.images.read_rgb"),
     (None, TypeError, "NoneType$"),
+    (np.ma.masked_less(RGB, 9), TypeError, "masked array: fill it"),
+    (Image.new("RGB", (0, 4)), ValueError, "image without a pixel"),
     (Image.new("F", (4, 4)), ValueError, "mode F: convert it to RGB"),
 ]
 
@@ -61,16 +64,18 @@ CALLS: dict[str, Callable[[Segmenter, object], object]] = {
 def test_what_is_no_photo_is_refused_in_one_sentence(
     photo: object, kind: type[Exception], said: str, call: str
 ) -> None:
-    with pytest.raises(kind, match=rf"^a photo must be a uint8 array .* not .*{said}") as raised:
+    with pytest.raises(
+        kind, match=rf"^(photo 1: )?a photo must be a uint8 array .* not .*{said}"
+    ) as raised:
         CALLS[call](_segmenter(), photo)
     assert "\n" not in str(raised.value)
 
 
 def test_item_of_a_stream_that_is_no_photo_ends_it_with_its_number() -> None:
     photos = (item for item in [RGB, RGB / 255])
-    with pytest.raises(ValueError, match=r"photo 1 of the stream: a photo must be .* float64"):
+    with pytest.raises(ValueError, match=r"photo 1: a photo must be .* float64"):
         list(stream(photos, _segmenter()))
-    with pytest.raises(TypeError, match=r"photo 0 of the stream: .* not NoneType"):
+    with pytest.raises(TypeError, match=r"photo 0: .* not NoneType"):
         list(stream([None], _segmenter()))
 
 
@@ -126,3 +131,96 @@ def test_pil_is_not_imported_for_arrays() -> None:
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert said.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("photos", "kind", "said"),
+    [
+        (None, TypeError, "not NoneType"),
+        (3, TypeError, "not int"),
+        ("photos", TypeError, r"not one str: give it as \[photo\]"),
+        ("", TypeError, "not one str"),
+        (Path("photos"), TypeError, "not one PosixPath|not one WindowsPath"),
+        (Image.new("RGB", (9, 9)), TypeError, "not one Image"),
+        (b"photos", TypeError, "not bytes"),
+        ({"a.jpg": RGB}, TypeError, "not dict"),
+        (RGB, ValueError, r"not uint8 \(20, 30, 3\): give one photo as \[photo\]"),
+        (RGB[..., 0], ValueError, r"not uint8 \(20, 30\)"),
+    ],
+)
+def test_what_is_one_photo_or_holds_none_is_no_batch(
+    photos: object, kind: type[Exception], said: str
+) -> None:
+    words = f"photos must be several photos.*({said})"
+    with pytest.raises(kind, match=words):
+        _segmenter().segment_batch(photos)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(kind, match=words):  # at the call, not at the first result
+        stream(photos, _segmenter())  # type: ignore[arg-type]  # on purpose
+
+
+def test_wrong_photo_of_a_batch_is_named_by_its_index() -> None:
+    with pytest.raises(ValueError, match="photo 1: a photo must be"):
+        _segmenter().segment_batch([RGB, RGB / 255])
+    with pytest.raises(ValueError, match="photo 1: a photo must be"):
+        list(stream([RGB, RGB / 255], _segmenter()))
+
+
+def test_arrays_and_generators_of_photos_are_batches() -> None:
+    segmenter = _segmenter()
+    expected = segmenter.segment(RGB)
+    for photos in (np.stack([RGB, RGB]), (rgb for rgb in [RGB, RGB])):
+        for mask in segmenter.segment_batch(photos):
+            np.testing.assert_array_equal(mask, expected)
+    assert segmenter.segment_batch(np.empty((0, 9, 9, 3), np.uint8)) == []
+
+
+@pytest.mark.parametrize("size_hw", [(20, 30), (32, 32), (100, 70)])
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda a: a[::-1],
+        lambda a: a[:, ::-1],
+        lambda a: a[..., ::-1],
+        lambda a: a[::2, ::3],
+        np.asfortranarray,
+        lambda a: np.broadcast_to(a[:1], a.shape),
+        lambda a: a.transpose(1, 0, 2),
+    ],
+    ids=["flipped", "mirrored", "BGR", "strided", "column order", "broadcast", "transposed"],
+)
+def test_order_in_memory_does_not_matter(
+    view: Callable[[np.ndarray], np.ndarray], size_hw: tuple[int, int]
+) -> None:
+    photo = view(np.random.default_rng(1).integers(0, 256, (*size_hw, 3), dtype=np.uint8))
+    photo.flags.writeable = False
+    segmenter = _segmenter()
+    expected = segmenter.probability(np.array(photo, order="C"))
+    np.testing.assert_array_equal(segmenter.probability(photo), expected)
+    np.testing.assert_array_equal(segmenter.segment(photo), expected >= 128)
+
+
+def test_pil_image_of_a_damaged_file_is_an_image_error() -> None:
+    held = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)).save(
+        held, "PNG"
+    )
+    image = Image.open(io.BytesIO(held.getvalue()[:2000]))
+    with pytest.raises(ImageError, match="the file of a PIL image cannot be decoded: "):
+        as_rgb(image)
+
+
+@pytest.mark.parametrize(
+    ("frames", "kind", "said"),
+    [
+        ([RGB], ValueError, r"frame 0: it must be \(32, 32, 3\), not \(20, 30, 3\)"),
+        ([None], TypeError, "frame 0: a photo must be"),
+        ([], ValueError, "a batch of 0"),
+    ],
+)
+def test_frames_that_form_no_batch_are_refused(
+    frames: list[np.ndarray], kind: type[Exception], said: str
+) -> None:
+    segmenter = _segmenter()
+    for infer in (segmenter.infer, segmenter.streams[0]):
+        with pytest.raises(kind, match=said):
+            infer(frames)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from flowerseg.cli.options import (
     CHOSEN_RUNTIMES,
     Command,
+    FiniteRange,
     device_option,
     json_option,
     stderr_console,
@@ -91,7 +92,7 @@ def parse_numbers(
     default=3.0,
     show_default=True,
     metavar="S",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Time for each measurement of each row.",
 )
 @device_option
@@ -162,7 +163,7 @@ def parse_numbers(
     "--latency-bound",
     "latency_bound_ms",
     metavar="MS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Advise the setting with most photos/s whose batches take no longer.",
 )
 @click.option(

@@ -4,6 +4,7 @@ One batch goes `upload` -> `execute` -> `synchronize` -> `download`. The benchma
 with one clock for all backends; `run` is the four in order, for everyone else.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -12,6 +13,7 @@ import numpy as np
 from flowerseg.arrays import Foreground, Images, SizeHW
 from flowerseg.artifact import Batch
 from flowerseg.errors import ArtifactError, BackendUnavailable, FlowersegError
+from flowerseg.ranges import require_count
 
 Layout: TypeAlias = Literal["channels-first", "channels-last"]
 """The order of activations and weights in memory: NCHW or NHWC."""
@@ -45,10 +47,12 @@ class SessionOptions:
     layout: Layout | None = None  # PyTorch in FP32 on a GPU; None: channels-first
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be 1 or more, not {self.threads}")
-        if self.streams < 1:
-            raise ValueError(f"streams must be 1 or more, not {self.streams}")
+        require_count(threads=self.threads, streams=self.streams)
+
+
+def is_device_name(name: str) -> bool:
+    """Whether this is `auto`, `cpu`, `cuda` or `cuda:N`."""
+    return re.fullmatch("auto|cpu|cuda(:[0-9]{1,4})?", name) is not None
 
 
 ONE_BATCH = SessionOptions()

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from flowerseg.artifact import Manifest, computed_in
-from flowerseg.backends.base import BackendInfo
+from flowerseg.backends.base import BackendInfo, is_device_name
 from flowerseg.errors import BackendUnavailable
 
 
@@ -19,15 +19,17 @@ def resolve_device(device: str) -> str:
 
     Raises:
         BackendUnavailable: this machine does not have the CUDA device.
-        ValueError: not a name of a device.
+        TypeError, ValueError: not a name of a device.
     """
+    if not isinstance(device, str):
+        raise TypeError(f"device must be text: auto, cpu, cuda or cuda:N, not {device!r}")
+    if not is_device_name(device):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
     if device == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         return device
-    kind, _, index = device.partition(":")
-    if kind != "cuda" or (index and not index.isdigit()):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
+    index = device.partition(":")[2]
     if int(index or 0) >= torch.cuda.device_count():
         raise BackendUnavailable(
             f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices here. "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from flowerseg.cli.terminal import echo, printable_errors, stderr_console
 __all__ = [
     "CHOSEN_RUNTIMES",
     "Command",
+    "FiniteRange",
     "device_option",
     "json_option",
     "print_result",
@@ -35,6 +37,18 @@ CHOSEN_RUNTIMES = (
     "torch-compile-fp16",
 )
 """Those of files that several runtimes open; the others follow from the file."""
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers in a range. Click lets NaN, and infinity where a side is open, pass as such."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 class Command(click.Command):
@@ -128,7 +142,8 @@ def print_result(
 
 
 def _checked_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-    kind, _, index = value.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
+    from flowerseg.backends.base import is_device_name  # brings NumPy along: not for --help
+
+    if not is_device_name(value):
         raise click.BadParameter(f"{value!r} is not auto, cpu, cuda or cuda:N")
     return value

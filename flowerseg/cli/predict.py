@@ -17,6 +17,7 @@ from flowerseg.cli.check import check_and_print
 from flowerseg.cli.inputs import photos_of
 from flowerseg.cli.options import (
     Command,
+    FiniteRange,
     device_option,
     json_option,
     print_result,
@@ -130,7 +131,7 @@ def _parted(
 )
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     show_default="the model's, as a rule 0.5",
     help="Probability from which a pixel is flower.",
 )
@@ -156,7 +157,7 @@ def _parted(
 )
 @click.option(
     "--isolate",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, 86400, min_open=True),
     metavar="SECONDS",
     help="Decode in processes of their own: a photo that crashes the decoder, or takes longer than "
     "SECONDS to be read or to be decoded, fails alone.",

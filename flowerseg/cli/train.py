@@ -17,7 +17,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from flowerseg.cli.options import Command, device_option, json_option, print_result, stderr_console
+from flowerseg.cli.options import (
+    Command,
+    FiniteRange,
+    device_option,
+    json_option,
+    print_result,
+    stderr_console,
+)
 from flowerseg.cli.recipe import use_recipe
 from flowerseg.cli.terminal import description_column
 from flowerseg.printable import printable
@@ -87,7 +94,7 @@ _WITH_RESUME = {"resume", "device", "as_json"}
 )
 @click.option(
     "--val-share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.2,
     show_default=True,
     help="Share of a folder's photos that validate, the same of each class (subfolder); not used "
@@ -123,7 +130,7 @@ _WITH_RESUME = {"resume", "device", "as_json"}
 )
 @click.option(
     "--lr",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     help="Peak of the schedule. [default: 0.01 head, 0.002 classifier and all]",
 )
 @click.option(
@@ -137,7 +144,7 @@ _WITH_RESUME = {"resume", "device", "as_json"}
 )
 @click.option(
     "--overlap-weight",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     help="Of the soft IoU in the loss. [default: 0 head, 1 classifier and all]",
 )
 @click.option(
@@ -155,7 +162,7 @@ _WITH_RESUME = {"resume", "device", "as_json"}
 )
 @click.option(
     "--cache-gib",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=20,
     show_default=True,
     help="Bound on all kept features; the longest unused go first.",

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from flowerseg.cli.options import (
     Command,
+    FiniteRange,
     device_option,
     json_option,
     print_result,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from flowerseg.data import PhotoSet
     from flowerseg.proof import Evidence
 
-_SHARE = click.FloatRange(0.0, 1.0)
+_SHARE = FiniteRange(0.0, 1.0)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _COLUMNS = 100  # of the text
 

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from flowerseg.artifact import Batch
 from flowerseg.images import MAX_PIXELS
+from flowerseg.ranges import require_count
 
 UNTUNED_BATCH = 8  # for files that are tuned for no batch: enough to fill a GPU's pipeline
 
@@ -62,16 +63,14 @@ class PredictSettings:
     isolate_s: float | None = None  # decode in other processes, for so long at most
 
     def __post_init__(self) -> None:
-        if self.batch is not None and self.batch < 1:
-            raise ValueError(f"batch must be 1 or more, not {self.batch}")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers must be 1 or more, not {self.workers}")
-        if self.processes is not None and self.processes < 1:
-            raise ValueError(f"processes must be 1 or more, not {self.processes}")
+        require_count(
+            batch=self.batch,
+            workers=self.workers,
+            processes=self.processes,
+            max_pixels=self.max_pixels,
+        )
         if not self.save:
             raise ValueError("save names nothing to write")
-        if self.max_pixels < 1:
-            raise ValueError(f"max_pixels must be 1 or more, not {self.max_pixels}")
         if self.isolate_s is not None and self.isolate_s <= 0:
             raise ValueError(f"isolate_s must be more than 0, not {self.isolate_s}")
 

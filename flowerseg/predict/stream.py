@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
 from flowerseg.errors import ImageError
 from flowerseg.isolate import Decode, opened_decoder
-from flowerseg.photoarray import as_rgb
+from flowerseg.photoarray import as_rgb_of_several, require_several
 from flowerseg.photofile import Read, photo_bytes, within
 from flowerseg.predict.pipeline import ForBackend, Pipeline, Step
 from flowerseg.predict.settings import PredictSettings, batch_size, hands_of
@@ -51,11 +51,17 @@ def stream(
     Raises:
         ValueError: the batch is larger than the model takes, pixels have another type or shape, or
             the segmenter is closed.
-        TypeError: an item is neither a path nor pixels.
+        TypeError: `photos` is one photo or none, or an item is neither a path nor pixels.
         BackendUnavailable: this process was forked from the one that opened the model.
     """
     segmenter.require_open()
-    settings = settings or PredictSettings()
+    require_several(photos)
+    return _stream(photos, segmenter, settings or PredictSettings())
+
+
+def _stream(
+    photos: "Iterable[str | Path | Photo]", segmenter: Segmenter, settings: PredictSettings
+) -> Generator[Segmented, None, None]:
     batch = batch_size(settings, segmenter.info.batch)
     workers = hands_of(settings, segmenter.info.device).workers
     pipeline: Pipeline[Segmented] = Pipeline(segmenter.streams, batch, workers)
@@ -75,14 +81,7 @@ def _steps(
         if isinstance(photo, str | Path):
             yield partial(_begin, segmenter, decode, read, index, Path(photo))
         else:
-            yield partial(_frame_of, segmenter, index, None, _pixels(photo, index))
-
-
-def _pixels(photo: object, index: int) -> Rgb:
-    try:
-        return as_rgb(photo)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"photo {index} of the stream: {error}") from None
+            yield partial(_frame_of, segmenter, index, None, as_rgb_of_several(photo, index))
 
 
 def _begin(

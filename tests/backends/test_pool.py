@@ -135,7 +135,7 @@ def test_streams_run_at_the_same_time() -> None:
 
 def test_backend_is_free_again_after_an_error() -> None:
     segmenter = Segmenter(NullBackend((64, 64)), FRAME)
-    with pytest.raises(ValueError, match="images must be"):
+    with pytest.raises(ValueError, match=r"frame 0: it must be \(64, 64, 3\)"):
         segmenter.infer([np.zeros((3, 3, 3), np.uint8)])
     assert segmenter.segment(_photos(1)[0]).shape == (50, 60)
 

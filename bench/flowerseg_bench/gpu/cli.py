@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowerseg.cli.options import CHOSEN_RUNTIMES, Command, device_option
+from flowerseg.cli.options import CHOSEN_RUNTIMES, Command, FiniteRange, device_option
 from flowerseg.cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def pack(data: Path, photos: Path, out: Path) -> None:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=3600.0,
     show_default=True,
     help="For everything. A step is not begun if less than a third of its own limit is left.",
@@ -104,7 +104,7 @@ def run(
 
 @main.command(cls=Command)
 @click.option("--out", required=True, type=_PATH, help="Gets probe.json.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=85.0, show_default=True)
+@click.option("--seconds", type=FiniteRange(min=0), default=85.0, show_default=True)
 @device_option
 def probe(out: Path, seconds: float, device: str) -> None:
     """Time what could make ResNet-101 faster in FP16; on the CPU only check that it is right."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from flowerseg.cli.options import Command
+from flowerseg.cli.options import Command, FiniteRange
 
 PROGRAM = "python -m flowerseg_bench.peers"
 
@@ -23,7 +23,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--seconds",
     default=12.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Time for each way, in all rounds together.",
 )
 @click.option("--out", required=True, type=_FOLDER, help="Gets RESULT.json and RESULT.md.")

@@ -1,4 +1,4 @@
-"""Temporary files and folders: locked while somebody writes them, so that leftovers can be told.
+"""Temporary files and folders, locked while a process writes them: leftovers can be recognised.
 
 A process that is killed leaves its temporary file behind, and the system drops its lock. Where a
 file system has no locks nothing is taken for a leftover.

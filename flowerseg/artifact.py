@@ -430,7 +430,7 @@ def _require_trusted(path: Path) -> None:
         ) from error
     if reason:
         raise ArtifactError(
-            f"{path}: a compiled model runs as a program, and {reason}. If you trust whoever can "
+            f"{path}: a compiled model runs as a program, and {reason}. If you trust all who can "
             "change it, say --trust (in Python: trust=True); else export it again yourself."
         )
 
@@ -476,8 +476,8 @@ def read_manifest(path: Path) -> Manifest:
 def rebuild_advice(path: Path) -> str:
     """What to do with a file that cannot be used here.
 
-    The manifest's own `rebuild` is not printed: it is text from whoever made the file, and would
-    look like a command that flowerseg recommends.
+    The manifest's own `rebuild` is not printed: its text comes from the author of the file, and
+    would look like a command that flowerseg recommends.
     """
     return (
         f"Export the checkpoint again with flowerseg-export; `rebuild` in {manifest_path(path)} "

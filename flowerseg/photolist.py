@@ -1,7 +1,7 @@
 """Photos that a list names: one path a line, or each path ended by NUL.
 
-What is no such list is refused as a whole, and told what it is: a photo, a video, UTF-16, or the
-output of `find -print0` read as lines. So is a list of which an entry cannot be a path.
+Any other file is refused as a whole, by name: a photo, a video, UTF-16, or the output of
+`find -print0` read as lines. So is a list with an entry that cannot be a path.
 """
 
 import os

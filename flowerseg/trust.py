@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def distrust(paths: Iterable[Path]) -> str:
-    """Who else can change one of these files and folders; empty where nobody can.
+    """Which other user can change one of these files or folders; empty if none can.
 
     Links are followed. A folder that all may write to is trusted where its sticky bit keeps them
     from replacing files of others, as in /tmp.

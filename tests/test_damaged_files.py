@@ -1,4 +1,4 @@
-"""Whatever is in a file that flowerseg reads: it is right, or it is refused in a sentence."""
+"""Damaged files that flowerseg reads: each is right, or refused in a sentence."""
 
 import base64
 import dataclasses

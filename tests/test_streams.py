@@ -1,4 +1,4 @@
-"""A command whose standard output or error is closed, full or read by nobody."""
+"""A command whose standard output or error is closed, full, or a pipe without a reader."""
 
 import io
 import subprocess

@@ -20,6 +20,7 @@ from flowerseg.backends import gpucache, inductor
 from flowerseg.errors import ArtifactError, BackendUnavailable
 from flowerseg.preprocess import Preprocess
 from flowerseg.trust import distrust, make_private_folder
+from tests.onnxes import small_onnx
 
 STRANGER = 4711  # no such user
 
@@ -43,7 +44,9 @@ def model(tmp_path: Path) -> Callable[[Kind], Path]:
     def write(kind: Kind) -> Path:
         folder = tmp_path / "models"
         manifest = Manifest(kind, "any", Precision.FP32, Preprocess())
-        artifact = publish(folder / "a", manifest, lambda path: path.write_bytes(b"code"))
+        graph = small_onnx(manifest.preprocess.size_hw).SerializeToString()
+        content = graph if kind is Kind.ONNX else b"code"
+        artifact = publish(folder / "a", manifest, lambda path: path.write_bytes(content))
         return artifact.path
 
     return write

@@ -1,4 +1,4 @@
-"""Standard output and error of a command: closed, on a full disk, or read by nobody any more.
+"""Standard output and error of a command: closed, on a full disk, or a pipe without a reader.
 
 What a command prints on standard output is its result: if that is lost, the command fails and says
 so. What it prints on standard error accompanies the work, which goes on without it.

@@ -1,4 +1,4 @@
-"""The file of a journal: how it is told from other files, made, adopted and opened.
+"""The file of a journal: how it is recognised, made, adopted and opened.
 
 The file names its application (`PRAGMA application_id`) and the version of its tables
 (`PRAGMA user_version`). A journal of version 1 has no application id; its rows get checksums when a
@@ -95,7 +95,7 @@ def opened_journal(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def readable_journal(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a journal that nobody writes, without writing anything beside it.
+    """Open a journal that no process writes to, and write no file beside it.
 
     Raises:
         OutputError: it is missing, or no journal of this version.

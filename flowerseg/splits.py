@@ -8,6 +8,7 @@ from unicodedata import normalize
 
 from flowerseg.errors import DataError, some_of
 from flowerseg.labelled import LabelledPhoto
+from flowerseg.smallfiles import read_small_text, reason_of
 
 _DRAWN = {"train", "val"}
 _MOST_SHOWN = 100  # characters of a name in a message
@@ -110,9 +111,12 @@ def _shown(line: str) -> str:
 
 def _lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a list: {error}. Save it as UTF-8.") from error
+        text = read_small_text(path)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a list: {reason_of(error)}. Save it as a text file in "
+            "UTF-8."
+        ) from error
     if "\0" in text:  # every other byte of UTF-16 without a byte order mark
         raise DataError(f"{path}: has zero bytes, which no text in UTF-8 has. Save it as UTF-8.")
     lines = (normalize("NFC", line.strip()) for line in text.splitlines())

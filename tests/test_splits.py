@@ -1,5 +1,6 @@
 """Who validates in a folder: drawn by class, or as lists say."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ def test_unknown_split_is_refused_with_those_that_are_there(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("rose/a\n".encode("utf-16"), r"cannot be read as a list: .* Save it as UTF-8"),
+        ("rose/a\n".encode("utf-16"), r"cannot be read as a list: .* Save it as .* UTF-8"),
         ("rose/a\n".encode("utf-16-le"), "has zero bytes, .* Save it as UTF-8"),
         (b"\x89PNG\r\n", "cannot be read as a list"),
         (b"\x1b[2Jrose", r"1 of 1 names are no photo .* \('\\x1b\[2Jrose'\)"),
@@ -179,4 +180,10 @@ def test_file_that_is_no_list_of_names_is_refused(
 def test_list_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "val.txt").mkdir()
     with pytest.raises(DataError, match=r"val\.txt: cannot be read as a list"):
+        _split(tmp_path, "val")
+
+
+def test_list_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "val.txt")
+    with pytest.raises(DataError, match=r"val\.txt: cannot be read as a list: Not a regular file"):
         _split(tmp_path, "val")

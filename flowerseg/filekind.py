@@ -103,6 +103,7 @@ _SVG = re.compile(
     + rb"<svg",
     re.I | re.S,
 )
+_OS2_HEADER = b"\x0c\0\0\0"
 _HEAD_BYTES = 1024  # that the patterns look at
 _CONTROL = frozenset(range(32)) - set(b"\t\n\r\f\x1b")
 
@@ -123,6 +124,9 @@ def foreign_kind(data: bytes) -> tuple[str, str] | None:
     if head.startswith(_CGBI):
         remedy = "Restore it on a Mac: xcrun -sdk iphoneos pngcrush -revert-iphone-optimizations"
         return "a PNG in Apple's own form for iPhones (CgBI)", f"{remedy} FILE out.png"
+    # OpenCV 5.0 makes 248 of the highest of 5 bits: white would be no white.
+    if head.startswith(b"BM") and head[28:30] == b"\x10\0" and head[14:18] != _OS2_HEADER:
+        return "a BMP with 16 bits a pixel", _IMAGE
     if data[257:262] == b"ustar":
         return "a tar archive", _ARCHIVE
     if _PNM.match(head):

@@ -209,9 +209,11 @@ def _webp_chunks(data: bytes) -> dict[bytes, memoryview]:
     return chunks
 
 
-def _bmp(data: bytes) -> ImageHeader:
+def _bmp(data: bytes) -> ImageHeader | None:
     is_short = struct.unpack_from("<I", data, 14)[0] == 12  # the header that OS/2 wrote
     width, height = struct.unpack_from("<HH" if is_short else "<ii", data, 18)
+    if not is_short and data[28:30] == b"\x10\0":
+        return None  # `flowerseg.filekind` names it
     return ImageHeader("BMP", (abs(height), width))  # a height below 0 puts the first row on top
 
 

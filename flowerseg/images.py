@@ -39,7 +39,8 @@ def read_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> Rgb:
     are scaled to 8, transparency is dropped, of several pages or frames the first is taken.
 
     Damage is found where the format can show it: PNG has checksums, and so has deflate in a TIFF;
-    LZW and PackBits have to unpack to their size. A changed bit in a JPEG or BMP is not found.
+    LZW and PackBits have to unpack to their size. A changed bit in a JPEG or BMP is not found,
+    and of a JPEG only its end mark is looked for: rows that are missing before it are grey.
 
     Raises:
         ImageError: the file cannot be read, is no image, is cut off, or larger than `max_pixels`.
@@ -218,13 +219,14 @@ def opencv_version() -> str:
 
 def _decode(data: bytes, header: ImageHeader, flags: int, name: str) -> Rgb:
     """Pixels as stored, not turned, of a format that OpenCV decodes."""
-    words = _words(data, header)
     try:
         buffer = np.frombuffer(data, np.uint8)
         pixels = cv2.imdecode(buffer, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
+        words = _words(data, header)
         raise ImageError(f"{name}: {words} cannot be decoded: {error.err or error}.") from error
     if pixels is None:
+        words = _words(data, header)
         raise ImageError(f"{name}: {words} is cut off or damaged. Copy it again, or save it anew.")
     if pixels.dtype != np.uint8:
         raise ImageError(f"{name}: {pixels.dtype} samples in an annotation. Save it with 8 bits.")

@@ -1,6 +1,7 @@
 """How a camera was held, from the EXIF or XMP block of an image."""
 
 import re
+from contextlib import suppress
 
 from flowerseg.tiffdirectory import TiffDirectory
 
@@ -18,14 +19,14 @@ def orientation_of(exif: bytes = b"", xmp: bytes = b"") -> int:
         exif: the block, with or without its `Exif` prefix; empty if there is none.
         xmp: likewise.
     """
-    try:
-        directory = TiffDirectory(exif.removeprefix(b"Exif\0\0"))
-    except ValueError:
-        directory = None
+    directory = None
+    if exif:
+        with suppress(ValueError):
+            directory = TiffDirectory(exif.removeprefix(b"Exif\0\0"))
     if directory and _TAG in directory:
         is_number = not directory.raw_bytes(_TAG)  # Pillow ignores one of the type BYTE
         return _valid(directory.integer(_TAG, UPRIGHT)) if is_number else UPRIGHT
-    found = _XMP.search(xmp)
+    found = _XMP.search(xmp) if xmp else None
     return _valid(int(found[1])) if found else UPRIGHT
 
 

@@ -90,6 +90,11 @@ FILES: list[tuple[Callable[[], bytes], str, str]] = [
         r"a PNG in Apple's own form",
         "pngcrush",
     ),
+    (
+        lambda: b"BM" + struct.pack("<IIIIiiHH", 62, 0, 54, 40, 1, 1, 1, 16) + bytes(30),
+        "a BMP with 16 bits a pixel",
+        "magick",
+    ),
     (lambda: b"\0\x05\x16\x07\0\2\0\0Mac OS X", "an AppleDouble file", "Remove"),
 ]
 

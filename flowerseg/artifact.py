@@ -19,7 +19,7 @@ from flowerseg import __version__
 from flowerseg.caveats import Caveat
 from flowerseg.contract import require_deployable
 from flowerseg.errors import ArtifactError
-from flowerseg.files import replacing, sha256_of, sha256_of_regular, write_text
+from flowerseg.files import as_path, replacing, sha256_of, sha256_of_regular, write_text
 from flowerseg.folder import FolderRules
 from flowerseg.jsonform import from_json, read_json
 from flowerseg.preprocess import Preprocess
@@ -388,7 +388,7 @@ def open_artifact(path: str | Path, *, trust: bool = False) -> Artifact:
             can change a compiled file, or an ONNX file breaks the contract; see
             `flowerseg.contract`.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     _require_file(path)
     manifest = read_manifest(manifest_path(path))
     if manifest.kind in COMPILED and not trust:

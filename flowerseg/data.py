@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flowerseg.errors import DataError, some_of
+from flowerseg.files import as_path
 from flowerseg.folder import (
     DEFAULT_RULES,
     MASK_PALETTE,
@@ -44,7 +45,7 @@ def open_photos(root: str | Path, split: str, rules: FolderRules = DEFAULT_RULES
         DataError: the folder, the layout, the split or every photo of it is missing; photos and
             masks do not pair; a list names what is not there.
     """
-    root = Path(root)
+    root = as_path(root, "root")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder of labelled photos. Check --data.")
     if is_oxford(root):

@@ -76,6 +76,21 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def as_path(path: object, name: str) -> Path:
+    """The path that a caller gives as text or as a path.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: it is empty, which would mean the working folder, or holds a NUL.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, not {type(path).__name__}")
+    text = os.fsdecode(path)
+    if not text or "\0" in text:
+        raise ValueError(f"{name} must be a path, not {text!r}")
+    return Path(text)
+
+
 def convert_paths(settings: object, *names: str) -> None:
     """Turn text in fields of a frozen dataclass into paths, for callers who give text."""
     for name in names:

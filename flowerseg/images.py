@@ -14,7 +14,7 @@ from cv2.utils import logging as cv2_logging
 from flowerseg.arrays import Labels, Mask, Rgb, SizeHW
 from flowerseg.errors import ImageError
 from flowerseg.filekind import foreign_kind
-from flowerseg.files import write_bytes
+from flowerseg.files import as_path, write_bytes
 from flowerseg.imageheader import FORMATS, ImageHeader, format_of, read_header
 from flowerseg.photofile import photo_bytes
 from flowerseg.tiff import decode_tiff
@@ -45,7 +45,7 @@ def read_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> Rgb:
     Raises:
         ImageError: the file cannot be read, is no image, is cut off, or larger than `max_pixels`.
     """
-    return decode_rgb(photo_bytes(Path(path)), str(path), max_pixels)
+    return decode_rgb(photo_bytes(as_path(path, "path")), str(path), max_pixels)
 
 
 def decode_rgb(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Rgb:

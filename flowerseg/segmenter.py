@@ -255,3 +255,19 @@ def _check_arguments(device: object, runtime: object, options: object) -> None:
     known = [name for names in RUNTIMES.values() for name in names]
     if runtime not in ("auto", *known):
         raise ValueError(f"runtime must be auto or one of {', '.join(known)}, not {runtime!r}")
+
+
+def require_segmenter(segmenter: object) -> None:
+    """Check an argument of a function that segments.
+
+    Raises:
+        TypeError: it is no Segmenter.
+        ValueError: it is closed.
+        BackendUnavailable: this process was forked from the one that opened it.
+    """
+    if not isinstance(segmenter, Segmenter):
+        raise TypeError(
+            f"segmenter must be an open Segmenter, not {type(segmenter).__name__}: "
+            "Segmenter.open(model) gives one"
+        )
+    segmenter.require_open()

@@ -152,10 +152,24 @@ def test_tensors_in_other_files_are_refused(
         open_artifact(path)
 
 
+def test_type_that_only_the_graph_declares_is_refused(tmp_path: Path) -> None:
+    """OpenVINO would compute floats, and their bytes would be taken for probabilities."""
+    pytest.importorskip("openvino")
+    model = small_onnx(SIZE_HW)
+    model.graph.node[1].output[0] = "levels"
+    model.graph.node.append(
+        helper.make_node("Cast", ["levels"], ["foreground"], to=TensorProto.FLOAT)
+    )
+    with pytest.raises(ArtifactError, match=r"outputs \['f32'\] in it, where the contract has"):
+        _open(_written(tmp_path, model), "openvino")
+
+
 WHOLE = small_onnx(SIZE_HW).SerializeToString()
 
 
-@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(at=st.integers(0, len(WHOLE) - 1), new=st.binary(max_size=8), kept=st.booleans())
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_damaged_graph_opens_or_is_refused(

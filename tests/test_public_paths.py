@@ -1,8 +1,11 @@
 """Paths as text: every public function that takes a path takes it as `str` too."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from flowerseg.artifact import Artifact, Kind, Precision, open_artifact
 from flowerseg.backends.null import NullBackend
@@ -44,3 +47,33 @@ def test_model_files_and_settings_may_be_text(reference: Artifact) -> None:
     assert (export.source, export.out, export.data) == (Path(path), Path("a.onnx"), Path("photos"))
     training = TrainConfig("photos", "run")
     assert (training.data, training.out) == (Path("photos"), Path("run"))
+
+
+@pytest.mark.parametrize("wrong", ["", "a\0b", None, 3, RGB, b""])
+def test_what_is_no_path_is_refused_in_one_sentence(wrong: object, tmp_path: Path) -> None:
+    calls: list[Callable[[Any], object]] = [
+        read_rgb,
+        open_artifact,
+        check_folder_quietly,
+        lambda path: open_photos(path, "train"),
+        lambda path: segment_folder(path, segmenter, tmp_path / "out"),
+        lambda path: segment_folder(tmp_path, segmenter, path),
+    ]
+    with Segmenter(NullBackend((32, 32)), Preprocess((32, 32))) as segmenter:
+        for call in calls:
+            with pytest.raises((TypeError, ValueError), match=r"^\w+ must be a path, not .*$"):
+                call(wrong)
+
+
+def check_folder_quietly(out: Any) -> None:
+    check_folder(out, lambda _: None)
+
+
+@pytest.mark.parametrize("wrong", [None, "model.onnx", RGB])
+def test_what_is_no_segmenter_is_refused_in_one_sentence(wrong: Any, tmp_path: Path) -> None:
+    for call in (
+        lambda: stream([RGB], wrong),
+        lambda: segment_folder(tmp_path, wrong, tmp_path / "out"),
+    ):
+        with pytest.raises(TypeError, match=r"^segmenter must be an open Segmenter, not"):
+            call()

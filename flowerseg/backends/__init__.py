@@ -11,7 +11,7 @@ from flowerseg.backends.base import (
     check_images,
     run,
 )
-from flowerseg.backends.pool import require_no_fork_since_opening
+from flowerseg.backends.pool import remember_opening, require_no_fork_since_opening
 from flowerseg.errors import BackendUnavailable
 
 __all__ = [
@@ -167,6 +167,7 @@ def open_backends(
             not with these options.
     """
     require_no_fork_since_opening()
+    remember_opening()
     kinds = RUNTIMES[artifact.manifest.kind]
     chosen = kinds[0] if runtime == "auto" else runtime
     if chosen not in kinds:

@@ -31,22 +31,39 @@ def open_onnx(
         import openvino
     except ImportError as error:
         raise BackendUnavailable(f"OpenVINO is not installed: {PIP_LINE}") from error
+    except RuntimeError as error:  # of a user without a home folder
+        raise BackendUnavailable(
+            f"OpenVINO cannot be imported: {error} Set HOME to a folder."
+        ) from error
     try:
         compiled = openvino.Core().compile_model(
             str(artifact.path), "CPU", _settings(options, runtime)
         )
     except Exception as error:  # of many types: its message may not even be UTF-8
         raise ArtifactError(f"{artifact.path}: OpenVINO refuses it: {error}") from error
-    if len(compiled.inputs) != 1 or len(compiled.outputs) != 1:  # it drops those without effect
-        raise ArtifactError(
-            f"{artifact.path}: OpenVINO finds {len(compiled.inputs)} inputs and "
-            f"{len(compiled.outputs)} outputs in it, not one of each. Export the model again."
-        )
+    _require_contract(artifact, compiled)
     info = info_of(artifact.manifest, runtime, openvino.__version__.partition("-")[0], device="cpu")
     return tuple(
         OpenVinoBackend(compiled.create_infer_request(), openvino.Tensor, info)
         for _ in range(options.streams)
     )
+
+
+def _require_contract(artifact: Artifact, compiled: Any) -> None:
+    """OpenVINO drops inputs without effect, and may compute another type than the graph declares.
+
+    Raises:
+        ArtifactError: it would compute something else than the contract has.
+    """
+    found = [
+        [port.element_type.get_type_name() for port in ports]
+        for ports in (compiled.inputs, compiled.outputs)
+    ]
+    if found != [["u8"], ["u8"]]:
+        raise ArtifactError(
+            f"{artifact.path}: OpenVINO finds inputs {found[0]} and outputs {found[1]} in it, "
+            "where the contract has one u8 each. Export the model again."
+        )
 
 
 def _require_bf16(artifact: Artifact) -> None:

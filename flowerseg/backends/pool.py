@@ -47,7 +47,7 @@ class BackendPool:
         self._returned = Condition()
         self._process = os.getpid()
         _POOLS.add(self)
-        _prepare_for_forks()
+        remember_opening()
 
     def abandon(self) -> None:
         """Keep the backends alive until the process ends.
@@ -119,12 +119,16 @@ class BackendPool:
 
 
 @cache
-def _prepare_for_forks() -> None:
+def remember_opening() -> None:
+    """From now on a forked process can open no model: see `require_no_fork_since_opening`.
+
+    Closing the model changes nothing, because the runtimes keep their threads.
+    """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_abandon_all)
 
 
 def _abandon_all() -> None:
+    _FORKED_FROM[:] = [os.getppid()]
     for pool in _POOLS:
         pool.abandon()
-        _FORKED_FROM[:] = [os.getppid()]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flowerseg.errors import OutputError
-from flowerseg.files import sha256_of_regular
+from flowerseg.files import as_path, sha256_of_regular
 from flowerseg.limits import explained_start
 from flowerseg.predict.endcheck import fault_of_results, faults_of_record
 from flowerseg.predict.journal import PHOTO_COLUMNS, RUN_COLUMNS, is_whole_run
@@ -88,7 +88,7 @@ def check_folder(out: str | Path, report: Callable[[Finding], None]) -> Checked:
     Raises:
         OutputError: a run is writing there, or there is no journal that can be read.
     """
-    out = Path(out)
+    out = as_path(out, "out")
     path = out / JOURNAL
     with read_locked(out):
         try:

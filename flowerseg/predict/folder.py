@@ -12,7 +12,7 @@ from typing import Protocol
 
 from flowerseg.artifact import versions_here
 from flowerseg.errors import ImageError, OutputError, Stopped
-from flowerseg.files import explained, remove_temporaries, write_text
+from flowerseg.files import as_path, explained, remove_temporaries, write_text
 from flowerseg.isolate import opened_decoder
 from flowerseg.listing import Listing, list_photos
 from flowerseg.photofile import photo_bytes, within
@@ -33,7 +33,7 @@ from flowerseg.predict.results import (
     write_results,
 )
 from flowerseg.predict.settings import PredictSettings, Save, hands_of
-from flowerseg.segmenter import Segmenter
+from flowerseg.segmenter import Segmenter, require_segmenter
 
 MOST_FAILURES = 1000  # in a report; results.csv has all
 _LOOK_EVERY_S = 1.0  # whether the output folder is still there
@@ -97,12 +97,15 @@ def segment_folder(
             written are whole.
         ImageError: the first bad photo, where the settings ask for it.
         Stopped: `stop` was set before the last photo had begun.
-        ValueError: the batch is larger than the model takes, or the segmenter is closed.
+        ValueError: the batch is larger than the model takes, a path is empty, or the segmenter is
+            closed.
+        TypeError: a path is none, or `segmenter` is no Segmenter.
         BackendUnavailable: this process was forked from the one that opened the model.
     """
-    segmenter.require_open()
-    listing = list_photos(Path(folder), Path(out))
-    return segment_listing(listing, segmenter, Path(out), settings, watcher, stop)
+    require_segmenter(segmenter)
+    folder, out = as_path(folder, "folder"), as_path(out, "out")
+    listing = list_photos(folder, out)
+    return segment_listing(listing, segmenter, out, settings, watcher, stop)
 
 
 def segment_listing(

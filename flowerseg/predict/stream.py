@@ -15,7 +15,7 @@ from flowerseg.photofile import Read, photo_bytes, within
 from flowerseg.predict.pipeline import ForBackend, Pipeline, Step
 from flowerseg.predict.settings import PredictSettings, batch_size, hands_of
 from flowerseg.preprocess import frame_from_photo
-from flowerseg.segmenter import Segmenter
+from flowerseg.segmenter import Segmenter, require_segmenter
 
 if TYPE_CHECKING:
     from flowerseg.segmenter import Photo
@@ -51,10 +51,11 @@ def stream(
     Raises:
         ValueError: the batch is larger than the model takes, pixels have another type or shape, or
             the segmenter is closed.
-        TypeError: `photos` is one photo or none, or an item is neither a path nor pixels.
+        TypeError: `photos` is one photo or none, an item is neither a path nor pixels, or
+            `segmenter` is no Segmenter.
         BackendUnavailable: this process was forked from the one that opened the model.
     """
-    segmenter.require_open()
+    require_segmenter(segmenter)
     require_several(photos)
     return _stream(photos, segmenter, settings or PredictSettings())
 

@@ -140,6 +140,27 @@ def test_backend_is_free_again_after_an_error() -> None:
     assert segmenter.segment(_photos(1)[0]).shape == (50, 60)
 
 
+_FORK_AFTER_CLOSING = """
+import gc, os, sys
+import numpy as np
+from flowerseg.errors import BackendUnavailable
+from flowerseg.segmenter import Segmenter
+
+model, runtime = sys.argv[1:]
+open_it = lambda: Segmenter.open(model, device="cpu", runtime=runtime, allow_unproven=True)
+with open_it() as segmenter:
+    segmenter.segment(np.zeros((50, 60, 3), np.uint8))
+del segmenter
+gc.collect()
+if os.fork() == 0:
+    try:
+        open_it()
+    except BackendUnavailable as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
 _FORK = """
 import gc, os, sys
 import numpy as np
@@ -168,6 +189,26 @@ print(status)
 """
 
 
+def _printed(program: str, artifact: Artifact, runtime: str) -> str:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(artifact.path), runtime],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            return process.communicate(timeout=60)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the child too
+            raise
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_forked_process_opens_no_model_after_its_parent_closed_one(reference: Artifact) -> None:
+    printed = _printed(_FORK_AFTER_CLOSING, reference, "pytorch")
+    assert printed.startswith("this process was forked from process ")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.parametrize(
     ("runtime", "fixture"),
@@ -182,18 +223,7 @@ def test_forked_process_gets_an_error_and_does_not_hang(
     runtime: str, fixture: str, request: pytest.FixtureRequest
 ) -> None:
     artifact: Artifact = request.getfixturevalue(fixture)
-    with subprocess.Popen(
-        [sys.executable, "-c", _FORK, str(artifact.path), runtime],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            printed, _ = process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the child too
-            raise
-    used, opened, status = printed.splitlines()
+    used, opened, status = _printed(_FORK, artifact, runtime).splitlines()
     assert used.startswith("this Segmenter was opened in process ")
     assert "spawn" in used
     assert opened.startswith("this process was forked from process ")

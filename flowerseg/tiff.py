@@ -243,7 +243,6 @@ def _layout(directory: TiffDirectory) -> Layout:
         compression=directory.integer(_COMPRESSION, 1),
         offsets=directory.integers(_TILES if is_tiled else _STRIPS),
         byte_counts=directory.integers(_TILE_BYTES if is_tiled else _STRIP_BYTES),
-        has_own_sizes=directory.integer(_PHOTOMETRIC) == _YCBCR,
     )
 
 

@@ -42,7 +42,6 @@ class Layout:
     compression: int
     offsets: tuple[int, ...]
     byte_counts: tuple[int, ...]
-    has_own_sizes: bool  # YCbCr may keep its colours at half the size
 
     @property
     def row_bytes(self) -> int:
@@ -88,8 +87,6 @@ def require_sound_strips(data: bytes, layout: Layout) -> None:
 
 
 def _is_sound(data: bytes, start: int, length: int, size: int, layout: Layout) -> bool:
-    if layout.has_own_sizes:
-        return length > 0
     strip = memoryview(data)[start : start + length]
     if layout.compression == NO_COMPRESSION:
         return length >= size

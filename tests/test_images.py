@@ -222,6 +222,16 @@ def test_image_without_the_mark_of_its_end_is_cut_off_whatever_fills_its_place(
         decode_rgb(IMAGES[kind][:-end] + behind, "a")
 
 
+@pytest.mark.parametrize("between", [b"", bytes(100)])
+@pytest.mark.parametrize("kept", [0.5, 0.9, -2])
+def test_jpeg_that_is_cut_off_before_another_one_is_refused(kept: float, between: bytes) -> None:
+    """As in files recovered from a disk: the second one's end is not the first one's."""
+    jpeg = IMAGES["JPEG"]
+    cut = jpeg[: int(kept * len(jpeg))] if kept > 0 else jpeg[:kept]
+    with pytest.raises(ImageError, match="is cut off"):
+        decode_rgb(cut + between + IMAGES["JPEG, progressive"], "a")
+
+
 def test_stray_bytes_before_the_end_of_a_jpeg_do_no_harm() -> None:
     jpeg = IMAGES["JPEG"]
     found = decode_rgb(jpeg[:-2] + bytes(range(1, 17)) + jpeg[-2:], "a")

@@ -203,6 +203,19 @@ def test_damaged_data_are_refused_or_hardly_change_the_picture(
     assert refused >= least
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "YCbCr", "RGBA"])
+def test_data_that_end_early_are_refused_whatever_the_colours(mode: str, compression: str) -> None:
+    content = io.BytesIO()
+    Image.fromarray(RGB).convert(mode).save(content, "TIFF", compression=compression)
+    data = bytearray(content.getvalue())
+    with Image.open(content) as image:
+        start, length = image.tag_v2[273][0], image.tag_v2[279][0]
+    data[start + length // 2 : start + length] = bytes(length - length // 2)
+    with pytest.raises(ImageError, match="damaged"):
+        decode_rgb(bytes(data), "a")
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 255, 600, 5000, 40_000])
 @pytest.mark.parametrize("values", [1, 3, 256])
 def test_lengths_of_packed_strips_are_those_of_their_content(size: int, values: int) -> None:

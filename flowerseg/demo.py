@@ -22,6 +22,7 @@ from flowerseg.jsonform import from_json
 from flowerseg.page import jpeg_url, render_page
 from flowerseg.paint import write_painted_dataset
 from flowerseg.shipped import shipped_model
+from flowerseg.usercache import user_cache
 
 Say = Callable[[str], None]
 """Called with a line for the user."""
@@ -120,11 +121,10 @@ def choose_data(out: Path, scale: Scale, say: Say) -> Source:
     if named := os.environ.get("FLOWERSEG_DATA"):
         open_photos(Path(named), "train")
         return Source(Path(named), f"Labelled photos of {named} (FLOWERSEG_DATA)")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
-        root = download_oxford17(home / "flowerseg" / "oxford17")
+        root = download_oxford17(user_cache("oxford17"))
         return Source(root, f"Oxford 17 Flowers in {root}")
-    except (DownloadError, OutputError) as error:  # such as a home that is read-only
+    except (DownloadError, OutputError) as error:  # no home folder, or a read-only one
         say(f"Oxford 17 Flowers could not be downloaded, so flowers are painted: {error}")
     root = out / "painted"
     write_painted_dataset(root, scale.painted, (224, 224))

@@ -43,6 +43,20 @@ def test_named_data_is_used_and_never_replaced(
     assert demo.choose_data(tmp_path / "out", TINY, print).root == tmp_path / "mine"
 
 
+def test_user_without_a_home_sees_painted_flowers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("FLOWERSEG_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    lines: list[str] = []
+    assert demo.choose_data(tmp_path, TINY, lines.append).root == tmp_path / "painted"
+    assert "Set XDG_CACHE_HOME" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("download", "reason"), [(no_network, "no route to host"), (no_room, "read-only")]
 )

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class FeatureCache:
         try:
             os.utime(folder)  # used now: the last to go
             return _opened(folder, views)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError):
             shutil.rmtree(folder, ignore_errors=True)
             return None
 
@@ -141,15 +142,30 @@ def _opened(folder: Path, views: int) -> Features:
     """The features in a folder.
 
     Raises:
-        OSError, ValueError, EOFError: a file is missing or is not what `fill` writes.
+        OSError, ValueError: a file is missing or is not what `fill` writes.
     """
-    features, labels = (
-        np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (FEATURES, LABELS)
+    features, labels = _mapped(folder / FEATURES), _mapped(folder / LABELS)
+    has_features = (
+        features.dtype == np.float16 and features.ndim == 4 and len(features) % views == 0
     )
-    is_whole = (features.dtype, features.ndim) == (np.float16, 4) and len(features) % views == 0
-    if not is_whole or (labels.dtype, labels.ndim, len(labels)) != (np.uint8, 3, len(features)):
-        raise ValueError(f"{folder}: not what is kept there")
+    has_labels = labels.dtype == np.uint8 and labels.ndim == 3 and len(labels) == len(features)
+    if not (has_features and has_labels):
+        raise ValueError(f"{folder}: other arrays than those of cached features")
     return Features(features, labels, views)
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """An array in a file, mapped read-only.
+
+    Raises:
+        ValueError: the file is damaged, or no regular file.
+    """
+    if not path.is_file():  # opening a pipe would wait for a writer
+        raise ValueError(f"{path}: no regular file")
+    try:
+        return open_memmap(path, "r")
+    except Exception as error:  # numpy parses the header as Python code, and raises many types
+        raise ValueError(f"{path}: damaged") from error
 
 
 def cache_folder() -> Path:

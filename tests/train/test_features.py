@@ -309,20 +309,40 @@ def test_features_are_kept_where_the_user_keeps_caches(
     assert cache_folder() == Path(home or "/home/me/.cache") / "flowerseg/features"
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"not an array", None])
+def _numpy_file(header: bytes) -> bytes:
+    """A file of numpy's format 1.0 with this header."""
+    return b"\x93NUMPY\1\0" + (len(header) + 1).to_bytes(2, "little") + header + b"\n" + bytes(512)
+
+
+_HEADER = b"{'descr': '<f2', 'fortran_order': False, 'shape': %s}"
+DAMAGES = {
+    "empty": b"",
+    "cut": b"\x93NUMPY",
+    "another file": b"not an array",
+    "archive": b"PK\3\4",
+    "brackets": _numpy_file(b"[" * 99),
+    "negative shape": _numpy_file(_HEADER % b"(-6, 3, 4, 4)"),
+    "truth as a size": _numpy_file(_HEADER % b"(2, True, 4, 4)"),
+    "other array": None,
+    "pipe": None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", [FEATURES, LABELS])
-def test_damaged_features_are_computed_again(
-    tmp_path: Path, name: str, damage: bytes | None
-) -> None:
+def test_damaged_features_are_computed_again(tmp_path: Path, name: str, damage: str) -> None:
     folder = tmp_path / "key"
     folder.mkdir()
     np.save(folder / FEATURES, np.zeros((2, 3, 4, 4), np.float16))
     np.save(folder / LABELS, np.zeros((2, 8, 8), np.uint8))
     cache = FeatureCache(tmp_path, 1 << 20)
     assert cache.find("key", 1) is not None
-    if damage is None:
+    (folder / name).unlink()
+    if damage == "other array":
         np.save(folder / name, np.zeros((3, 3)))
+    elif damage == "pipe":
+        os.mkfifo(folder / name)
     else:
-        (folder / name).write_bytes(damage)
+        (folder / name).write_bytes(DAMAGES[damage] or b"")
     assert cache.find("key", 1) is None
     assert not folder.exists()

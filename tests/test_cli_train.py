@@ -106,6 +106,10 @@ def test_notebook_recipe_names_each_fault_of_the_study(run: Train) -> None:
         ('data = "a\\u0000b"\n', "is not a text"),
         ('fault = "unpadded-head"\n', "is not a list of texts"),
         ("x = " + "[" * 99_999, "cannot be read as TOML"),
+        ("epochs = " + "9" * 5000, "holds a number that is too large"),
+        ("epochs = 0x" + "f" * 5000, "epochs holds a number that is too large"),
+        ("fault = [0x" + "f" * 5000 + "]", "fault holds a number that is too large"),
+        ("seed = 9223372036854775808\n", "seed holds a number that is too large"),
     ],
 )
 def test_recipe_that_is_wrong_is_wrong_usage(
@@ -117,6 +121,7 @@ def test_recipe_that_is_wrong_is_wrong_usage(
     result = CliRunner().invoke(train, arguments)
     assert result.exit_code == 2
     assert said in result.stderr
+    assert "set_int_max_str_digits" not in result.stderr
     assert not out.exists()
 
 

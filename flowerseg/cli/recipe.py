@@ -24,16 +24,7 @@ def use_recipe(ctx: click.Context, parameter: click.Parameter, value: str | None
     """
     if value is None:
         return None
-    try:
-        settings = tomllib.loads(_recipe_text(value))
-    except (OSError, ValueError) as error:  # of which TOMLDecodeError is one
-        raise click.BadParameter(
-            f"{value}: cannot be read as TOML: {reason_of(error)[:200]}"
-        ) from error
-    except RecursionError as error:
-        raise click.BadParameter(
-            f"{value}: cannot be read as TOML: it is nested too deep"
-        ) from error
+    settings = _settings(value)
     chosen = {name.replace("-", "_"): setting for name, setting in settings.items()}
     known = {p.name: p for p in ctx.command.params if p.name not in _NOT_IN_RECIPES}
     if unknown := sorted(chosen.keys() - known.keys()):
@@ -41,6 +32,10 @@ def use_recipe(ctx: click.Context, parameter: click.Parameter, value: str | None
             f"{value}: unknown {some_of(unknown)}. Settings are named like the long options."
         )
     for name, setting in chosen.items():
+        if _holds_large_number(setting):  # which Python refuses to print
+            raise click.BadParameter(
+                f"{value}: {name.replace('_', '-')} holds a number that is too large"
+            )
         if wanted := _wanted(known[name], setting):
             raise click.BadParameter(
                 f"{value}: {name.replace('_', '-')} = {reprlib.repr(setting)} is not {wanted}"
@@ -49,10 +44,40 @@ def use_recipe(ctx: click.Context, parameter: click.Parameter, value: str | None
     return value
 
 
+def _settings(value: str) -> dict[str, Any]:
+    """What a recipe holds.
+
+    Raises:
+        click.BadParameter: the file cannot be read, or is no TOML.
+    """
+    try:
+        text = _recipe_text(value)
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{value}: cannot be read as TOML: {reason_of(error)}") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        reason = str(error)[:200]
+    except ValueError:  # its own text advises a switch of Python
+        reason = "it holds a number that is too large"
+    except RecursionError:
+        reason = "it is nested too deep"
+    raise click.BadParameter(f"{value}: cannot be read as TOML: {reason}")
+
+
 def _recipe_text(value: str) -> str:
     if value == "notebook":
         return resources.files("flowerseg").joinpath("recipes/notebook.toml").read_text("utf-8")
     return read_small_text(Path(value))
+
+
+def _holds_large_number(setting: Any) -> bool:
+    """Whether it is, or holds, a whole number of more than 64 bits; TOML has none."""
+    if isinstance(setting, dict):
+        setting = list(setting.values())
+    if isinstance(setting, list):
+        return any(map(_holds_large_number, setting))
+    return isinstance(setting, int) and not -_LARGEST <= setting < _LARGEST
 
 
 def _wanted(parameter: click.Parameter, setting: Any) -> str:
@@ -63,8 +88,7 @@ def _wanted(parameter: click.Parameter, setting: Any) -> str:
     if isinstance(parameter, click.Option) and parameter.is_flag:
         return "" if isinstance(setting, bool) else "true or false"
     if isinstance(parameter.type, click.types.IntParamType):
-        is_whole = type(setting) is int and -_LARGEST <= setting < _LARGEST
-        return "" if is_whole else "a whole number"
+        return "" if type(setting) is int else "a whole number"
     if isinstance(parameter.type, click.types.FloatParamType):
         return "" if _is_finite(setting) else "a number"
     return "" if _is_text(setting) else "a text"

@@ -5,6 +5,8 @@
 
 import dataclasses
 import json
+import math
+import re
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -87,6 +89,13 @@ class Hardware(StrEnum):
 
 LARGEST_BATCH = 65_536
 """Far beyond what any GPU's memory holds; a damaged manifest may name any number."""
+
+_MOST_PIXELS = 1 << 30
+"""Of the smallest batch that a file takes: 3 GiB as uint8. The self-test fills one."""
+
+# Both are printed in errors and compared as numbers, so nothing else may stand in their place.
+_VERSION = re.compile(r"[\w.+!~-]{1,100}", re.ASCII)
+_CAPABILITIES = re.compile(r"(\d{1,3}\.\d{1,3}(, \d{1,3}\.\d{1,3})*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -272,6 +281,10 @@ class BuiltFor:
     system: str
     cpu_features: tuple[str, ...] = ()  # "avx512f", …: what the code for the host may use
 
+    def __post_init__(self) -> None:
+        if not _CAPABILITIES.fullmatch(self.compute_capability):
+            raise ValueError(f"{reprlib.repr(self.compute_capability)} is no compute capability")
+
 
 @dataclass(frozen=True)
 class EngineBuild:
@@ -334,6 +347,23 @@ class Manifest:
         require_open_share(threshold=self.threshold)
         if self.profiles:
             whole_range(self.profiles)
+        self._require_batch_that_fits_memory()
+        for package, version in self.versions.items():
+            if not _VERSION.fullmatch(version):
+                raise ValueError(
+                    f"{reprlib.repr(version)} is no version of {reprlib.repr(package)}"
+                )
+
+    def _require_batch_that_fits_memory(self) -> None:
+        smallest = max(
+            (batch.min for batch in (self.batch, *self.profiles[:1]) if batch), default=1
+        )
+        if smallest * math.prod(self.preprocess.size_hw) > _MOST_PIXELS:
+            height, width = self.preprocess.size_hw
+            raise ValueError(
+                f"the smallest batch, {smallest} frames of {height} x {width} pixels, is larger "
+                "than memory"
+            )
 
     @property
     def ranges(self) -> tuple[Batch, ...]:

@@ -7,7 +7,6 @@ that the FP32 reference made of it, and opening the model sends the photo down t
 """
 
 import base64
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,8 +83,8 @@ def require_same_map(artifact: Artifact, backend: Backend) -> None:
             f"{found.mean:.1f} levels of 256 from the stored one in the mean (allowed "
             f"{allowed.mean}) and {found.largest} at most (allowed {allowed.largest}). Photos are "
             "decoded, resized or ordered otherwise here than in training, or the runtime computes "
-            "something else; masks would be wrong in silence. Install the OpenCV of the "
-            f"manifest ({_opencv_version(manifest)}), and ask "
+            "something else; masks would be wrong in silence. Install the OpenCV of the manifest "
+            f"({manifest.versions.get('opencv-python-headless', 'unknown')}), and ask "
             f"flowerseg-verify {artifact.path} whether the runtime is at fault."
         )
 
@@ -131,12 +130,6 @@ def _stored_foreground(manifest: Manifest, runtime: str) -> Foreground:
 def _from_base64(text: str) -> bytes:
     """The bytes; ValueError for what is not base64."""
     return base64.b64decode(text, validate=True)
-
-
-def _opencv_version(manifest: Manifest) -> str:
-    """The version as the manifest has it, where it looks like one: it is printed as advice."""
-    version = manifest.versions.get("opencv-python-headless", "")
-    return version if re.fullmatch(r"[\w.+-]{1,40}", version, re.ASCII) else "unknown"
 
 
 def difference(one: Foreground, other: Foreground) -> Difference:

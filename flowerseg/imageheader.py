@@ -21,14 +21,15 @@ Format: TypeAlias = Literal["JPEG", "PNG", "WebP", "TIFF", "BMP"]
 FORMATS = "JPEG, PNG, WebP, TIFF and BMP"
 
 # A number behind the end of the bytes, or an offset where no bytes could be.
-_CUT_OFF = (struct.error, OverflowError, ValueError)
+_CUT_OFF = (struct.error, IndexError, OverflowError, ValueError)
 
 # A marker may stand behind any number of fill bytes; 0xFF00 is a sample, not a marker.
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_READ_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})  # sequential and progressive, of 8 bits
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
-_END_OF_IMAGE = b"\xff\xd9"
+_JPEG_START, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 _ANOTHER_JPEG = re.compile(rb"\xff\xd8\xff")  # cannot stand within a scan; faster than bytes.find
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _RAW_PROFILE_KEY, _XMP_KEY = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"
@@ -92,6 +93,8 @@ def _jpeg(data: bytes) -> ImageHeader | None:
         if code == _START_OF_SCAN:
             break
         if code in _START_OF_FRAME and size_hw is None:
+            if unread_jpeg_kind(code, data[at + 2]):
+                return None
             size_hw = struct.unpack_from(">HH", data, at + 3)
         if code in _WITHOUT_LENGTH:
             continue
@@ -110,6 +113,30 @@ def _jpeg(data: bytes) -> ImageHeader | None:
     has_end = data.rfind(_END_OF_IMAGE, at, following.start() if following else None) >= 0
     orientation = orientation_of(exif, xmp)
     return ImageHeader("JPEG", size_hw, orientation, has_end, lossy_format="JPEG")
+
+
+def unread_jpeg_kind(frame: int, bits: int) -> str:
+    """What kind of JPEG OpenCV does not decode; empty if it does. Source: ITU-T T.81, table B.1.
+
+    Args:
+        frame: code of the marker that starts the frame.
+        bits: of a sample.
+    """
+    if frame not in _READ_FRAMES:
+        return "lossless" if frame in (0xC3, 0xCB) else "hierarchical"
+    return "" if bits == 8 else f"{bits}-bit"
+
+
+def jpeg_kind(data: bytes) -> str:
+    """See `unread_jpeg_kind`; empty for what is no JPEG too."""
+    at = 2
+    while data.startswith(_JPEG_START) and (marker := _MARKER.search(data, at)):
+        code, at = marker[1][0], marker.end()
+        if code in _START_OF_FRAME and at + 2 < len(data):
+            return unread_jpeg_kind(code, data[at + 2])
+        if code not in _WITHOUT_LENGTH:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return ""
 
 
 def _png(data: bytes) -> ImageHeader | None:
@@ -239,7 +266,7 @@ _READERS: dict[Format, Callable[[bytes], ImageHeader | None]] = {
     "BMP": _bmp,
 }
 _STARTS: tuple[tuple[bytes, Format], ...] = (
-    (b"\xff\xd8", "JPEG"),
+    (_JPEG_START, "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"BM", "BMP"),
     *((start, "TIFF") for start in tiffdirectory.STARTS),

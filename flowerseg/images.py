@@ -15,7 +15,7 @@ from flowerseg.arrays import Labels, Mask, Rgb, SizeHW
 from flowerseg.errors import ImageError
 from flowerseg.filekind import foreign_kind
 from flowerseg.files import as_path, write_bytes
-from flowerseg.imageheader import FORMATS, ImageHeader, format_of, read_header
+from flowerseg.imageheader import FORMATS, ImageHeader, format_of, jpeg_kind, read_header
 from flowerseg.photofile import photo_bytes
 from flowerseg.tiff import decode_tiff
 
@@ -39,8 +39,9 @@ def read_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> Rgb:
     are scaled to 8, transparency is dropped, of several pages or frames the first is taken.
 
     Damage is found where the format can show it: PNG has checksums, and so has deflate in a TIFF;
-    LZW and PackBits have to unpack to their size. A changed bit in a JPEG or BMP is not found,
-    and of a JPEG only its end mark is looked for: rows that are missing before it are grey.
+    LZW and PackBits have to unpack to their size, CCITT to an image of the same code. A changed bit
+    in a JPEG or BMP is not found, and of a JPEG only its end mark is looked for: rows that are
+    missing before it are grey.
 
     Raises:
         ImageError: the file cannot be read, is no image, is cut off, or larger than `max_pixels`.
@@ -258,6 +259,10 @@ def _unknown(data: bytes) -> str:
     if kind := foreign_kind(data):
         what, remedy = kind
         return f"is {what}. Photos are read as {FORMATS}. {remedy}"
+    if variant := jpeg_kind(data):
+        return (
+            f"is a {variant} JPEG, which is not decoded. Convert it: magick FILE -depth 8 out.png"
+        )
     if known := format_of(data):
         return f"a {known} file that is cut off or damaged ({len(data)} bytes). Copy it again."
     return (

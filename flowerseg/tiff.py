@@ -12,24 +12,31 @@ Source of the tags: TIFF 6.0 (Adobe, 1992).
 
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flowerseg import tiffccitt
 from flowerseg.errors import ImageError
 from flowerseg.tiffdirectory import TiffDirectory, with_directory
 from flowerseg.tiffstrips import NO_COMPRESSION, Layout, require_sound_strips
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _SUBFILE_TYPE, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 254, 258, 259, 262, 266
 _WIDTH, _HEIGHT, _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES = 256, 257, 273, 277, 278, 279
 _PLANAR, _PREDICTOR, _COLOUR_MAP, _SUB_DIRECTORIES = 284, 317, 320, 330
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 322, 323, 324, 325
 _INK_SET, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES, _SUBSAMPLING = 332, 338, 339, 347, 530
+_T4_OPTIONS, _T6_OPTIONS = 292, 293  # of CCITT Group 3 and 4
 _DNG_VERSION = 50706
 
 _COMPRESSIONS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32946: "deflate", 32773: "PackBits"}
-_BILEVEL_COMPRESSIONS = {2: "CCITT RLE", 3: "CCITT Group 3", 4: "CCITT Group 4"}
 _OTHER_COMPRESSIONS = {
     6: "old-style JPEG",
     9: "JBIG",
@@ -130,7 +137,10 @@ def decode_tiff(data: bytes, name: str, *, is_annotation: bool = False) -> NDArr
         if is_annotation:
             _require_exact(kind)
         require_sound_strips(data, layout)
-        return _decoded(_rewritten(data, directory, kind, layout))
+        with _opened(_rewritten(data, directory, kind, layout)) as image:
+            if layout.compression in tiffccitt.COMPRESSIONS:
+                tiffccitt.require_same_code(image, data, layout, directory)
+            return _pixels(image)
     except (ValueError, struct.error) as error:  # the latter of a negative number
         raise ImageError(f"{name}: a TIFF that {error}.") from error
 
@@ -182,9 +192,9 @@ def _require_known(kind: _Kind, directory: TiffDirectory) -> None:
     compression = directory.integer(_COMPRESSION, 1)
     known = dict(_COMPRESSIONS)
     if kind.bits == kind.samples == 1:
-        known |= _BILEVEL_COMPRESSIONS
+        known |= tiffccitt.COMPRESSIONS
     if compression not in known:
-        names = _OTHER_COMPRESSIONS | _BILEVEL_COMPRESSIONS
+        names = _OTHER_COMPRESSIONS | tiffccitt.COMPRESSIONS
         words = names.get(compression, f"kind {compression}")
         raise ValueError(f"is compressed as {words}, which is not decoded. {_CONVERT}")
     if kind.bits not in _DEPTHS[kind.photometric]:
@@ -201,7 +211,10 @@ def _require_known(kind: _Kind, directory: TiffDirectory) -> None:
     is_subsampled = directory.integers(_SUBSAMPLING) != (1, 1)
     if kind.photometric == _YCBCR and compression != _JPEG and is_subsampled:
         raise ValueError(f"has colours at half its size outside JPEG. {_CONVERT}")
-    is_plain = compression == NO_COMPRESSION or compression in _BILEVEL_COMPRESSIONS
+    is_ccitt = compression in tiffccitt.COMPRESSIONS
+    if is_ccitt and _TILES in directory:
+        raise ValueError(f"has tiles of CCITT data, which are not decoded. {_CONVERT}")
+    is_plain = compression == NO_COMPRESSION or is_ccitt
     if directory.integer(_FILL_ORDER, 1) != 1 and not (kind.bits <= 8 and is_plain):
         raise ValueError(f"has the bits of its bytes reversed. {_CONVERT}")
 
@@ -262,7 +275,7 @@ def _rewritten(data: bytes, directory: TiffDirectory, kind: _Kind, layout: Layou
         tags |= {_TILES: layout.offsets, _TILE_BYTES: layout.byte_counts}
     else:
         tags |= {_ROWS: (layout.down,), _STRIPS: layout.offsets, _STRIP_BYTES: layout.byte_counts}
-    for tag in (_FILL_ORDER, _PREDICTOR, _SUBSAMPLING, 292, 293):  # the last two are CCITT's
+    for tag in (_FILL_ORDER, _PREDICTOR, _SUBSAMPLING, _T4_OPTIONS, _T6_OPTIONS):
         if values := directory.integers(tag):
             tags[tag] = values
     if kind.extra:
@@ -282,22 +295,33 @@ def _colour_map(directory: TiffDirectory, bits: int) -> tuple[int, ...]:
     return colours if max(colours) > 255 else tuple(257 * value for value in colours)
 
 
-def _decoded(tiff: bytes) -> NDArray[np.uint8]:
-    """Pixels (h, w, 3 or 4) of a TIFF whose directory was checked."""
+@contextmanager
+def _opened(tiff: bytes) -> "Iterator[Image]":
+    """The decoded image of a TIFF whose directory was checked.
+
+    Raises:
+        ValueError: Pillow refuses it.
+    """
     # Imported here: it takes 80 ms, and few folders hold a TIFF. Image.open is not called, because
     # its limit of pixels and its warning belong to the whole process.
     from PIL.TiffImagePlugin import TiffImageFile
 
     try:
-        with TiffImageFile(io.BytesIO(tiff)) as image:
-            image.load()
-            if image.mode.startswith("I;16"):
-                wide = np.asarray(image)
-                return np.repeat((wide >> 8).astype(np.uint8)[..., None], 3, axis=2)
-            if image.mode == "La":
-                return np.asarray(image.convert("LA").convert("RGBA"))
-            return np.asarray(image.convert("RGBA" if image.mode in ("LA", "RGBA") else "RGB"))
+        image = TiffImageFile(io.BytesIO(tiff))
+        image.load()
     except Exception as error:  # Pillow raises many types here; each means the same to the user
         raise ValueError(
             f"is damaged, or not decoded ({error}). Copy it again, or save it anew"
         ) from error
+    with image:
+        yield image
+
+
+def _pixels(image: "Image") -> NDArray[np.uint8]:
+    """Pixels (h, w, 3), or (h, w, 4) with opacity last, of 8 bits."""
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "La":
+        image = image.convert("LA")
+    return np.asarray(image.convert("RGBA" if image.mode in ("LA", "RGBA") else "RGB"))

@@ -5,8 +5,10 @@ at no checksum behind them. These are the checks that the compressions allow:
 
 deflate     an Adler-32 checksum: every changed bit is found
 LZW         each code stands for a known number of bytes: their sum has to be the strip's
-PackBits    likewise, for each run
-none, CCITT and JPEG have none but their length
+PackBits    the same, for each run
+JPEG        the marker of its end; a changed bit before that is not found
+CCITT       see `flowerseg.tiffccitt`
+none        only the length
 """
 
 import zlib
@@ -20,7 +22,8 @@ from numpy.typing import NDArray
 _MOST_PADDING = 4
 _SMALL_PIXELS = 1 << 24  # an image with fewer may have the tiles of one that has so many
 
-NO_COMPRESSION, _LZW, _PACKBITS = 1, 5, 32773
+NO_COMPRESSION, _LZW, _JPEG, _PACKBITS = 1, 5, 7, 32773
+_END_OF_JPEG = b"\xff\xd9"
 _DEFLATE = (8, 32946)
 
 _CLEAR, _END, _FIRST_FREE = 256, 257, 258
@@ -97,6 +100,8 @@ def _is_sound(data: bytes, start: int, length: int, size: int, layout: Layout) -
         return lzw_length(strip) in (size, whole)
     if layout.compression == _PACKBITS:
         return packbits_length(strip, whole) in (size, whole)
+    if layout.compression == _JPEG:
+        return data.rfind(_END_OF_JPEG, start, start + length) >= 0
     return length > 0
 
 

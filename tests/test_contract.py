@@ -152,6 +152,50 @@ def test_tensors_in_other_files_are_refused(
         open_artifact(path)
 
 
+def _newer_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 99
+
+
+def _newer_format(model: onnx.ModelProto) -> None:
+    model.ir_version = 99
+
+
+def _name_twice(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(helper.make_tensor("zero", TensorProto.UINT8, [], [9]))
+
+
+def _short_weight(model: onnx.ModelProto) -> None:
+    place = model.graph.initializer[0]
+    place.ClearField("int64_data")
+    place.raw_data = b"\0\0"
+
+
+def _long_constant(model: onnx.ModelProto) -> None:
+    tensor = numpy_helper.from_array(np.zeros(3, np.float32), "c")
+    tensor.raw_data += b"\0"
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (_newer_opset, r"opset 99 and .* Install a newer onnx"),
+        (_newer_format, "file format 99"),
+        (_name_twice, "two of its weights have one name"),
+        (_short_weight, "place has another number of values than its shape"),
+        (_long_constant, "c has another number of values"),
+    ],
+)
+def test_what_only_one_runtime_would_refuse_is_refused_by_both(
+    fault: Callable[[onnx.ModelProto], None], said: str, runtime: str, tmp_path: Path
+) -> None:
+    model = small_onnx(SIZE_HW)
+    fault(model)
+    with pytest.raises(ArtifactError, match=said):
+        _open(_written(tmp_path, model), runtime)
+
+
 def test_type_that_only_the_graph_declares_is_refused(tmp_path: Path) -> None:
     """OpenVINO would compute floats, and their bytes would be taken for probabilities."""
     pytest.importorskip("openvino")

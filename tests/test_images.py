@@ -19,6 +19,7 @@ from flowerseg.arrays import Labels, Rgb, SizeHW
 from flowerseg.errors import ImageError
 from flowerseg.images import (
     bounding_box,
+    decode_mask,
     decode_rgb,
     encode_jpeg,
     read_mask_colours,
@@ -230,6 +231,27 @@ def test_jpeg_that_is_cut_off_before_another_one_is_refused(kept: float, between
     cut = jpeg[: int(kept * len(jpeg))] if kept > 0 else jpeg[:kept]
     with pytest.raises(ImageError, match="is cut off"):
         decode_rgb(cut + between + IMAGES["JPEG, progressive"], "a")
+
+
+@pytest.mark.parametrize(
+    ("frame", "bits", "kind"),
+    [
+        (0xC1, 12, "12-bit"),
+        (0xC2, 12, "12-bit"),
+        (0xC3, 8, "lossless"),
+        (0xC3, 16, "lossless"),
+        (0xC5, 8, "hierarchical"),
+        (0xCB, 8, "lossless"),
+        (0xCE, 8, "hierarchical"),
+    ],
+)
+def test_jpeg_of_a_kind_that_is_not_decoded_is_named(frame: int, bits: int, kind: str) -> None:
+    jpeg = bytearray(IMAGES["JPEG"])
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 1], jpeg[at + 4] = frame, bits
+    for decode in (decode_rgb, decode_mask):
+        with pytest.raises(ImageError, match=f"a: is a {kind} JPEG, which is not decoded. Convert"):
+            decode(bytes(jpeg), "a")
 
 
 def test_stray_bytes_before_the_end_of_a_jpeg_do_no_harm() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from flowerseg.arrays import Rgb
 from flowerseg.errors import ImageError
 from flowerseg.images import decode_mask, decode_rgb
+from flowerseg.tiffdirectory import with_directory
 from flowerseg.tiffstrips import lzw_length, packbits_length
 from tests.tiffs import DEFLATE, LZW, NONE, PACKBITS, Form, lzw, packbits, tiff
 
@@ -214,6 +215,80 @@ def test_data_that_end_early_are_refused_whatever_the_colours(mode: str, compres
     data[start + length // 2 : start + length] = bytes(length - length // 2)
     with pytest.raises(ImageError, match="damaged"):
         decode_rgb(bytes(data), "a")
+
+
+BILEVEL = (RGB[..., 0] > 90) ^ (np.random.default_rng(5).random(SIDE_HW) < 0.01)
+CODES: list[tuple[str, dict[int, int]]] = [
+    ("tiff_ccitt", {}),
+    ("group3", {}),
+    ("group3", {292: 1}),  # rows coded by the one above
+    ("group3", {292: 4}),  # ends of rows at whole bytes
+    ("group4", {}),
+]
+
+
+def _ccitt(compression: str, tags: dict[int, int], strip_size: int = 1 << 16) -> bytes:
+    content = io.BytesIO()
+    image = Image.fromarray(np.kron(BILEVEL, np.ones((3, 3), np.bool_)))
+    image.save(content, "TIFF", compression=compression, tiffinfo=tags, strip_size=strip_size)
+    return content.getvalue()
+
+
+def _strips(data: bytes) -> list[tuple[int, int]]:
+    with Image.open(io.BytesIO(data)) as image:
+        return list(zip(image.tag_v2[273], image.tag_v2[279], strict=True))
+
+
+@pytest.mark.parametrize("strip_size", [300, 1 << 16])
+@pytest.mark.parametrize(("compression", "tags"), CODES)
+def test_ccitt_is_read_and_its_damage_is_refused(
+    compression: str, tags: dict[int, int], strip_size: int
+) -> None:
+    data = _ccitt(compression, tags, strip_size)
+    expected = np.kron(BILEVEL, np.ones((3, 3), np.uint8))[..., None].repeat(3, axis=2) * 255
+    np.testing.assert_array_equal(decode_rgb(data, "a"), expected)
+    np.testing.assert_array_equal(decode_mask(data, "a"), expected)
+    rng = np.random.default_rng(7)
+    for _ in range(60):
+        start, length = _strips(data)[0]
+        changed = bytearray(data)
+        changed[start + int(rng.integers(length))] ^= 1 << int(rng.integers(8))
+        try:
+            found = decode_rgb(bytes(changed), "a")
+        except ImageError:
+            continue  # nearly all: only a run that grows where the next one shrinks is as good
+        assert (found != expected).mean() < 0.01
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize(("compression", "tags"), [*CODES, ("jpeg", {})])
+def test_strip_whose_end_was_never_written_is_refused(
+    compression: str, tags: dict[int, int], share: float
+) -> None:
+    if compression == "jpeg":
+        content = io.BytesIO()
+        Image.fromarray(RGB).save(content, "TIFF", compression=compression)
+        data = content.getvalue()
+    else:
+        data = _ccitt(compression, tags)
+    start, length = _strips(data)[0]
+    kept = int(length * (1 - share))
+    sparse = data[: start + kept] + bytes(length - kept) + data[start + length :]
+    with pytest.raises(ImageError, match="damaged"):
+        decode_rgb(sparse, "a")
+
+
+def test_reversed_bits_and_white_as_zero_of_a_fax_are_read() -> None:
+    data = _ccitt("group4", {})
+    (start, length), *_ = _strips(data)
+    reverse = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+    strip = data[start : start + length].translate(reverse)
+    tags = {256: (width,), 257: (height,), 258: (1,), 259: (4,), 262: (0,), 266: (2,)}
+    tags |= {273: (8,), 277: (1,), 278: (height,), 279: (length,)}
+    fax = with_directory(b"II*\0\0\0\0\0" + strip, "<", tags, {})
+    np.testing.assert_array_equal(decode_rgb(fax, "a"), 255 - decode_rgb(data, "a"))
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 255, 600, 5000, 40_000])

@@ -1,7 +1,7 @@
 """Temporary files and folders, locked while a process writes them: leftovers can be recognised.
 
 A process that is killed leaves its temporary file behind, and the system drops its lock. Where a
-file system has no locks nothing is taken for a leftover.
+file system has no locks, no file counts as a leftover.
 """
 
 import fcntl
@@ -72,7 +72,7 @@ def _remove_if_unlocked(
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: somebody is writing
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: a process is writing
             if is_expected(os.fstat(handle).st_mode):
                 remove(path)
         finally:

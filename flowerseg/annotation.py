@@ -35,7 +35,7 @@ def read_annotation(path: Path, palette: Palette) -> Annotation:
 
     Raises:
         ImageError: the file cannot be decoded as an annotation; see `flowerseg.images.decode_mask`.
-        UnknownColours: it has a colour that means nothing, or only nearly something.
+        UnknownColours: it has a colour without a meaning, or close to one that has.
         AmbiguousAnnotation: colours and alpha channel both vary, and do not say the same.
     """
     data = photo_bytes(path)
@@ -70,7 +70,7 @@ def _is_constant(samples: NDArray[np.uint8]) -> bool:
 
 
 def _require_agreement(colours: Rgb, alpha_levels: Rgb, palette: Palette, path: Path) -> None:
-    """Programs that save white shapes on nothing leave black where nothing is: that is no doubt."""
+    """Programs that save white shapes on a transparent ground make it black: both agree."""
     try:
         by_colour, by_alpha = (
             labels_from_colours(read, palette, path) for read in (colours, alpha_levels)

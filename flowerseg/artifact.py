@@ -93,7 +93,7 @@ LARGEST_BATCH = 65_536
 _MOST_PIXELS = 1 << 30
 """Of the smallest batch that a file takes: 3 GiB as uint8. The self-test fills one."""
 
-# Both are printed in errors and compared as numbers, so nothing else may stand in their place.
+# Both are printed in errors and compared as numbers, so any other text is refused.
 _VERSION = re.compile(r"[\w.+!~-]{1,100}", re.ASCII)
 _CAPABILITIES = re.compile(r"(\d{1,3}\.\d{1,3}(, \d{1,3}\.\d{1,3})*)?", re.ASCII)
 

@@ -109,7 +109,7 @@ _CONTROL = frozenset(range(32)) - set(b"\t\n\r\f\x1b")
 
 
 def foreign_kind(data: bytes) -> tuple[str, str] | None:
-    """What the first bytes say the file is, and what to do about it; None where they say nothing.
+    """What the first bytes say the file is, and what to do about it; None if they do not.
 
     Both are for an error message: `a GIF image`, `Convert it: …`.
     """
@@ -136,7 +136,7 @@ def foreign_kind(data: bytes) -> tuple[str, str] | None:
     if _HTML.match(head):
         return "a web page", _DOWNLOAD
     if head and not any(head):
-        return "nothing but zero bytes", "Copy it again."
+        return "a file of zero bytes only", "Copy it again."
     return _text_kind(head)
 
 

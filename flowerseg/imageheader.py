@@ -80,7 +80,7 @@ def lossy_format_of(data: bytes) -> str:
 
 
 def format_of(data: bytes) -> Format | None:
-    """The format of `FORMATS` that the first bytes announce, whatever follows them."""
+    """The format of `FORMATS` that the first bytes announce."""
     if data.startswith(b"RIFF"):
         return "WebP" if data[8:12] == b"WEBP" else None
     return next((kind for start, kind in _STARTS if data.startswith(start)), None)

@@ -191,7 +191,7 @@ def serve(decode: Callable[[bytes, str, int], Rgb]) -> None:
     Args:
         decode: from bytes, name and the most pixels allowed; raises ImageError.
     """
-    # A shell that ignores or blocks the timer's signal hands that on, and nothing would end then.
+    # A shell that ignores or blocks the timer's signal hands that on: the process would not end.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     questions, answers = _pipes()

@@ -23,7 +23,7 @@ def explained_start(what: str) -> Iterator[None]:
     """Turn the refusal of one more thread or process into an error that a user can act on.
 
     Args:
-        what: is started within, and nothing else.
+        what: the only thing that is started within.
 
     Raises:
         FlowersegError: the system starts no more.

@@ -1,4 +1,4 @@
-"""Which photos there are in a folder: sorted, nothing dropped in silence.
+"""The photos in a folder, sorted; what is left out is counted.
 
 Those that a list names are in `flowerseg.photolist`.
 """

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from flowerseg.printable import printable, printable_lines
 
-# `_` within a word means nothing, and names are full of it.
+# `_` within a word is no markup, and names are full of it.
 _MARKUP = re.compile(r"[\\`*\[\]<>|&$~]|(?<![^\W_])_|_(?![^\W_])")
 # What makes a heading, a list or a rule of a line, alone or before a space.
 _AT_THE_START = re.compile(r"^(\d{0,9})([#+\-=.)])(?=[#\-=]*(?:\s|$))")
@@ -17,7 +17,7 @@ _BACKTICKS = re.compile("`+")
 
 
 def markdown_text(text: str) -> str:
-    """Text within a line that Markdown takes for nothing else, in a table's cell too."""
+    """Text within a line that Markdown shows as it is, in a table's cell too."""
     return _MARKUP.sub(r"\\\g<0>", printable(text))
 
 

@@ -1,6 +1,6 @@
 """Scores of masks, from integer counts. Void pixels are left out of all counts.
 
-A score against labels is None where nothing was measured, and is shown as `n/a`:
+A score against labels is None where it is not defined, and is shown as `n/a`:
 
 - of one photo, where neither its labels nor its mask have a flower pixel;
 - of a set of photos, where the labels lack flower or lack background. With one class a mask that

@@ -17,7 +17,7 @@ def orientation_of(exif: bytes = b"", xmp: bytes = b"") -> int:
 
     Args:
         exif: the block, with or without its `Exif` prefix; empty if there is none.
-        xmp: likewise.
+        xmp: the block; empty if there is none.
     """
     directory = None
     if exif:

@@ -72,7 +72,7 @@ class Palette:
 
 
 class UnknownColours(DataError):
-    """An annotation with colours that mean nothing here; `pixels` counts each of them.
+    """An annotation with colours that have no meaning; `pixels` counts each of them.
 
     Where the background is "any", they are colours close to that of flower or void, which would
     silently become background.

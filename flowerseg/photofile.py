@@ -1,6 +1,6 @@
 """The bytes of a photo's file: a regular file of a size that an image can have, read in time.
 
-Nothing here waits for what may never come. A pipe or device is refused even if it takes the place
+No function here waits for ever. A pipe or device is refused even if it takes the place
 of a photo at the last moment, a file without an end is given up at the size limit, and with a
 deadline a disk or network mount that hangs costs one photo and not the run.
 """

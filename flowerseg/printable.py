@@ -1,4 +1,4 @@
-r"""Text that may hold file names, as it is shown to people: nothing in it steers the terminal.
+r"""Text that may hold file names, as it is shown to people: it cannot steer the terminal.
 
 A file name may hold every byte but NUL and the slash: line breaks that look like another message,
 escape sequences that clear the screen or paint it, marks that turn the order of letters round.
@@ -20,7 +20,7 @@ def printable(text: str) -> str:
     r"""One line in which each character that could steer a terminal is spelled out: `\n`, `\x1b`.
 
     A byte that is no UTF-8 becomes `\xNN`, as Python writes it. Text that was printable, a
-    backslash too, stays as it is, so applying this twice changes nothing.
+    backslash too, stays as it is, so applying this twice is the same as once.
     """
     return _UNPRINTABLE.sub(_spelled, text)
 

@@ -260,7 +260,7 @@ def _layout(directory: TiffDirectory) -> Layout:
 
 
 def _rewritten(data: bytes, directory: TiffDirectory, kind: _Kind, layout: Layout) -> bytes:
-    """The file with a directory of its own at the end, which holds nothing but its pixels' tags."""
+    """The file with a directory of its own at the end, which holds only the tags of its pixels."""
     tags: dict[int, tuple[int, ...]] = {
         _WIDTH: (layout.width,),
         _HEIGHT: (layout.height,),
@@ -291,7 +291,7 @@ def _colour_map(directory: TiffDirectory, bits: int) -> tuple[int, ...]:
     colours = directory.integers(_COLOUR_MAP)
     if len(colours) != 3 << bits:
         raise ValueError(f"has {len(colours)} numbers in its palette, not {3 << bits}. {_CONVERT}")
-    # Some programs write 8 bits where the specification has 16; libtiff recognises them likewise.
+    # Some programs write 8 bits where the specification has 16; libtiff recognises them too.
     return colours if max(colours) > 255 else tuple(257 * value for value in colours)
 
 

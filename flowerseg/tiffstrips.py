@@ -129,7 +129,7 @@ def packbits_length(strip: memoryview, most: int) -> int:
     while at < len(strip) and total < most:
         head = strip[at]
         run = head + 1 if head < 128 else 257 - head
-        if head == 128:  # means nothing
+        if head == 128:  # no operation
             at += 1
             continue
         at += 1 + (run if head < 128 else 1)

@@ -82,7 +82,7 @@ def _load(network: FlowerNet, state: dict[str, Tensor], source: str) -> None:
 
 
 def _require_writable(folder: Path) -> None:
-    """Refuse torch's folder for downloads where nothing can be written into it.
+    """Refuse torch's folder for downloads if it is not writable.
 
     Raises:
         TrainingError: naming the variable that chooses another one.

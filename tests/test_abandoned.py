@@ -1,4 +1,4 @@
-"""Leftovers of killed processes go; what somebody is writing stays."""
+"""Leftovers of killed processes go; what a process is writing stays."""
 
 import os
 import signal

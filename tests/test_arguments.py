@@ -1,4 +1,4 @@
-"""Arguments and options with which nothing can be opened or run."""
+"""Arguments and options that no model can be opened or run with."""
 
 from pathlib import Path
 

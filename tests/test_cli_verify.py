@@ -63,10 +63,10 @@ def test_proof_is_printed_and_written_into_the_manifest(run: Verify, model: Arti
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_json_is_the_proof_of_the_runtime_that_was_asked_for(run: Verify, runtime: str) -> None:
     result = run("--limit", "2", "--json", "--runtime", runtime)
-    told = json.loads(result.stdout)
-    assert told["status"] == "proved"
-    assert told["how"].startswith(f"executed by {runtime} ")
-    assert told["batch_sizes"] == [1, 3, 8]
+    report = json.loads(result.stdout)
+    assert report["status"] == "proved"
+    assert report["how"].startswith(f"executed by {runtime} ")
+    assert report["batch_sizes"] == [1, 3, 8]
 
 
 def test_proof_in_another_runtime_stands_beside_the_first(run: Verify, model: Artifact) -> None:
@@ -245,8 +245,8 @@ def test_text_fits_into_100_columns(fixture: str, request: pytest.FixtureRequest
 
 
 def test_other_split_is_used_when_named(run: Verify) -> None:
-    told = json.loads(run("--split", "tst1", "--limit", "2", "--json").stdout)
-    assert told["data"].startswith("flowers/tst1[2] ")
+    report = json.loads(run("--split", "tst1", "--limit", "2", "--json").stdout)
+    assert report["data"].startswith("flowers/tst1[2] ")
 
 
 def test_checkpoint_held_to_itself_keeps_the_proof_that_it_had(
@@ -323,11 +323,11 @@ def test_labels_of_one_class_give_no_score_and_prove_agreement_alone(
     assert ": AGREEMENT PROVED on 6 photos of flowers/all" in text
     assert "against truth: n/a" in text
     assert reason in text
-    told = json.loads(run("--split", "all", "--json", data=data).stdout)
-    assert told["model_iou"] is told["reference_iou"] is None
-    assert told["agreement_iou"] > 0.999
-    assert [caveat["kind"] for caveat in told["caveats"]] == [kind]
-    assert reason in told["warnings"][0]
+    report = json.loads(run("--split", "all", "--json", data=data).stdout)
+    assert report["model_iou"] is report["reference_iou"] is None
+    assert report["agreement_iou"] > 0.999
+    assert [caveat["kind"] for caveat in report["caveats"]] == [kind]
+    assert reason in report["warnings"][0]
 
 
 def test_labels_that_contradict_the_reference_are_warned_about(
@@ -349,10 +349,10 @@ def test_labels_that_contradict_the_reference_are_warned_about(
     shown = (result.stdout, page.read_text().partition("<main>")[2], junit.read_text())
     for text in shown:
         assert "The reference itself scores IoU 0." in " ".join(text.split())
-    told = json.loads(run("--split", "all", "--json", data=data).stdout)
-    caveat = told["caveats"][0]
+    report = json.loads(run("--split", "all", "--json", data=data).stdout)
+    caveat = report["caveats"][0]
     assert caveat["kind"] == "labels-contradicted"
-    assert caveat["iou"] == told["reference_iou"] < 0.5
+    assert caveat["iou"] == report["reference_iou"] < 0.5
 
 
 def test_photos_that_the_model_learned_from_are_counted(
@@ -362,8 +362,8 @@ def test_photos_that_the_model_learned_from_are_counted(
     data = Data("flowers", "", 2, 1, 0.4, seen=seen)
     known = rewrite_manifest(open_artifact(copied(checkpoint)), data=data)
     result = run("--json", reference=known.path)
-    told = json.loads(result.stdout)
-    assert told["warnings"][1:] == [
+    report = json.loads(result.stdout)
+    assert report["warnings"][1:] == [
         "2 of these 6 photos were in the training set of the reference: the IoU against truth is "
         "optimistic."
     ]

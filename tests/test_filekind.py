@@ -84,7 +84,7 @@ FILES: list[tuple[Callable[[], bytes], str, str]] = [
     (lambda: json.dumps({"error": "not found"}).encode(), "a JSON file", "fetch"),
     (lambda: "\ufeffKörbe".encode(), "a text file", "Remove"),
     (lambda: "Körbe".encode("utf-16"), "a text file in UTF-16", "Remove"),
-    (lambda: bytes(5000), "nothing but zero bytes", "Copy"),
+    (lambda: bytes(5000), "a file of zero bytes only", "Copy"),
     (
         lambda: b"\x89PNG\r\n\x1a\n\0\0\0\x04CgBI" + bytes(40),
         r"a PNG in Apple's own form",

@@ -111,7 +111,7 @@ def test_file_that_is_cut_off_lacks_whole_splits_or_is_refused(tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six empty files in each of both layouts: nothing is decoded when photos are only opened."""
+    """Six empty files in each of both layouts: opening photos decodes none."""
     root = tmp_path_factory.mktemp("flowers")
     for number in range(1, 7):
         for folder in ("oxford/jpg", "mine/photos"):

@@ -125,9 +125,9 @@ def test_two_empty_masks_agree_fully() -> None:
 @pytest.mark.parametrize(
     "counts",
     [
-        Counts(true_positive=9, false_negative=1),  # nothing but flower
-        Counts(false_positive=1, true_negative=9),  # nothing but background
-        Counts(),  # nothing but void
+        Counts(true_positive=9, false_negative=1),  # only flower
+        Counts(false_positive=1, true_negative=9),  # only background
+        Counts(),  # only void
     ],
 )
 def test_a_set_of_one_class_has_no_flower_score_whatever_the_masks_are(counts: Counts) -> None:

@@ -95,7 +95,7 @@ def test_file_that_has_no_bytes_yet_is_not_waited_for(
 ) -> None:
     """As /proc/kmsg: a regular file by its status, which blocks."""
     os.mkfifo(tmp_path / "pipe")
-    with (tmp_path / "pipe").open("rb+", buffering=0):  # a writer, which writes nothing
+    with (tmp_path / "pipe").open("rb+", buffering=0):  # a writer that does not write
         monkeypatch.setattr(stat, "S_ISREG", lambda mode: True)
         with pytest.raises(ImageError, match="it has no bytes to read now"):
             photo_bytes(tmp_path / "pipe")

@@ -81,7 +81,7 @@ def test_two_spellings_of_a_path_are_one_photo() -> None:
         ("g/a.jpg\n".encode("utf-16-le"), b"\n", "text in UTF-16"),
         ("g/a.jpg\n".encode("utf-16-be"), b"\n", "text in UTF-16"),
         ("g/a.jpg\n".encode("utf-32"), b"\n", "text in UTF-16 or UTF-32"),
-        (bytes(1000), b"\n", "nothing but zero bytes, not a list"),
+        (bytes(1000), b"\n", "a file of zero bytes only, not a list"),
         (b"a.jpg\n\0\0\0", b"\n", "binary data, not a list"),
         (bytes(range(1, 256)) * 3, b"\n", "binary data, not a list"),
         (b"a.jpg\n" + b"x" * 4096, b"\n", "entry 2 has 4096 bytes, and a path has 4095 at most"),

@@ -96,5 +96,5 @@ with checked_streams():
 """
     said = subprocess.run([sys.executable, "-c", decode], capture_output=True, text=True)
     before, after = said.stderr.split("apart\n")
-    assert "JPEG" in before  # else there would be nothing to drop
+    assert "JPEG" in before  # else the test would show no difference
     assert after == "together\nafter\n"

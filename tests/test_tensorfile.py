@@ -1,4 +1,4 @@
-"""Files of tensors and archives: equal content gives equal bytes, and nothing hostile is opened."""
+"""Files of tensors and archives: equal content gives equal bytes, and hostile ones are refused."""
 
 import hashlib
 import pickle

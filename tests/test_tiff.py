@@ -186,7 +186,7 @@ def test_pixels_beyond_the_end_are_missed(compression: int, is_planar: bool) -> 
 def test_damaged_data_are_refused_or_hardly_change_the_picture(
     compression: int, least: int
 ) -> None:
-    """PackBits holds bytes as they are too, and nothing shows that one of them was another."""
+    """PackBits holds bytes as they are too, and a changed one cannot be seen."""
     steps = (RGB // 32 * 32).astype(np.uint8)[..., :1]
     data = tiff(steps, Form(compression=compression, photometric=1))
     end = int.from_bytes(data[4:8], "little")  # where the directory begins

@@ -195,5 +195,5 @@ def _markdown(table: Table) -> list[str]:
 
 
 def _line(text: str, style: str = "") -> Text:
-    """A line for the terminal, whatever names are in it."""
+    """A line for the terminal, in which names are escaped."""
     return Text(printable(text), style)

@@ -102,7 +102,7 @@ class BackendPool:
     def close(self) -> None:
         """Close all backends, once the batches under way have finished. Twice is fine.
 
-        In a forked process it does nothing: what the runtime holds belongs to the parent.
+        In a forked process it has no effect: what the runtime holds belongs to the parent.
         """
         if os.getpid() != self._process:
             return
@@ -122,7 +122,7 @@ class BackendPool:
 def remember_opening() -> None:
     """From now on a forked process can open no model: see `require_no_fork_since_opening`.
 
-    Closing the model changes nothing, because the runtimes keep their threads.
+    Closing the model does not change that, because the runtimes keep their threads.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_abandon_all)

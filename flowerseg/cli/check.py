@@ -16,7 +16,7 @@ _SHOWN_FINDINGS = 20
 
 
 def check_and_print(out: Path, *, as_json: bool) -> bool:
-    """Check an output folder and print what is wrong, as it is found; True if nothing is."""
+    """Check an output folder and print each fault as it is found; True if there is none."""
     from flowerseg.predict import check_folder
 
     printer = _JsonPrinter() if as_json else _TextPrinter()

@@ -88,8 +88,8 @@ def _parted(
     "checked_folder",
     type=click.Path(path_type=Path),
     metavar="OUT",
-    help="Segment nothing: compare all that an earlier run left in OUT with its journal, and the "
-    "photos with what they were. Takes no FOLDER and no option but --json.",
+    help="Compare all that an earlier run left in OUT with its journal, and the photos with what "
+    "they were, without a model. Takes no FOLDER and no option but --json.",
 )
 @click.option(
     "--batch",

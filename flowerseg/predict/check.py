@@ -2,7 +2,7 @@
 
 Everything is read and compared: each row of the journal with its checksum, each output with its
 hash, each photo with the hash that it had, results.csv and run.json with the journal, and the
-folders of outputs with what the journal names. Nothing is written there.
+folders of outputs with what the journal names. A check does not write there.
 """
 
 import os

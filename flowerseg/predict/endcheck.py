@@ -10,7 +10,7 @@ from flowerseg.predict.results import PhotoResult, write_rows
 
 
 def fault_of_results(path: Path, results: Iterable[PhotoResult]) -> str:
-    """What is wrong with results.csv; empty if nothing is.
+    """The faults of results.csv; empty if there are none.
 
     Args:
         path: of the file.

@@ -91,7 +91,7 @@ def segment_folder(
 
     Raises:
         DataError: the folder is missing or holds no photo, or two outputs would have one name;
-            nothing was written.
+            no file was written.
         OutputError: an output cannot be written, another run is writing there, or the output
             folder or what lies in it was removed or replaced meanwhile; the outputs already
             written are whole.

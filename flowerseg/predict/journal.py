@@ -99,7 +99,7 @@ class Journal:
         return self._count("met != ?", self._run)
 
     def find(self, path: Path) -> Entry | None:
-        """What is known about a photo; nothing where its row is damaged, which is counted."""
+        """The entry of a photo; None if it has none, or a damaged one, which is counted."""
         with self._explained():
             row = self._db.execute(
                 f"SELECT {PHOTO_COLUMNS} FROM photos WHERE path = ?", [key_of(path)]

@@ -26,7 +26,7 @@ class HeldFolder:
     """
 
     def __init__(self, name: Path) -> None:
-        self.path = name.resolve()  # of the folder itself, whatever the link names later
+        self.path = name.resolve()  # of the folder itself, even if a link names another one later
         self._identities: dict[Path, tuple[int, int]] = {}
         self._handles: list[int] = []
         self.watch(self.path)
@@ -105,7 +105,7 @@ def locked(out: Path) -> Iterator[HeldFolder]:
 
 @contextmanager
 def read_locked(out: Path) -> Iterator[None]:
-    """Keep runs out of an output folder while it is read; writes nothing.
+    """Keep runs out of an output folder while it is read, without writing.
 
     Raises:
         OutputError: a run is writing into it.
@@ -114,7 +114,7 @@ def read_locked(out: Path) -> Iterator[None]:
     require_plain(path, is_written=False)
     try:
         handle = os.open(path, os.O_RDONLY | _FLAGS)
-    except FileNotFoundError:  # no run ever began there, or somebody removed it
+    except FileNotFoundError:  # no run ever began there, or the file was removed
         yield
         return
     except OSError as error:

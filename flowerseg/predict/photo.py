@@ -222,7 +222,7 @@ def _others(job: Job, task: Task, made: Made) -> dict[Save, str]:
 
 
 def _without_missing(job: Job, photo: Path, entry: Entry) -> Entry:
-    """An entry without the files that somebody removed and that this run does not make again."""
+    """An entry without the files that were removed and that this run does not make again."""
     outputs = {
         kind: digest
         for kind, digest in entry.outputs.items()

@@ -1,7 +1,7 @@
 """Rows of the journal: what each holds, its checksum, and how it is read back.
 
 A checksum covers every field of a row and the basis of the run that segmented the photo. A row that
-does not match its checksum, or holds what no run writes, is damaged: nothing in it is used.
+does not match its checksum, or holds what no run writes, is damaged and not used.
 """
 
 import hashlib

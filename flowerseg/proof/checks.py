@@ -19,11 +19,11 @@ class Check:
     found: str
     limit: str
     faults: tuple[str, ...] = ()
-    is_skipped: bool = False  # there was nothing to check
+    is_skipped: bool = False  # it could not be checked
 
     @property
     def verdict(self) -> str:
-        """`ok`, `FAILED`, or `n/a` where there was nothing to check."""
+        """`ok`, `FAILED`, or `n/a` where it could not be checked."""
         return "FAILED" if self.faults else "n/a" if self.is_skipped else "ok"
 
 

@@ -97,7 +97,7 @@ class Trainer:
         """Go on from `state` as if there had been no interruption.
 
         Raises:
-            ValueError: it is not the state of such a training; nothing may go on from it.
+            ValueError: it is not the state of such a training, which cannot go on from it.
         """
         try:
             self._require_form(state)

@@ -123,7 +123,7 @@ def test_names_of_models_break_no_page_table_plot_or_terminal(tiny_results: Resu
     page = html(hostile)
     assert "<b>" not in page
     assert any(escape(shown) in plot for plot in re.findall(r"<svg.*?</svg>", page, re.DOTALL))
-    assert escape(shown.replace(r"\n", "\n")) in page  # a line break means nothing there
+    assert escape(shown.replace(r"\n", "\n")) in page  # a line break is a space there
     assert "\x1b" not in page
     page.encode()
     lines = markdown(hostile).splitlines()

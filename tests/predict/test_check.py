@@ -1,4 +1,4 @@
-"""A check finds whatever is no longer as a run left it, and changes nothing."""
+"""A check finds every change since the run, and makes none."""
 
 import json
 import os
@@ -247,7 +247,7 @@ def test_damaged_file_never_ends_in_another_error(out: Path, place: int) -> None
     content[place : place + 300] = b"\xa5" * 300
     path.write_bytes(content)
     with suppress(OutputError):
-        _found(out)  # nothing where the bytes are of no row
+        _found(out)  # empty where the bytes are of no row
 
 
 # --- other runs than one whole one ---

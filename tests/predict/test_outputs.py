@@ -70,7 +70,7 @@ def _remove_masks(out: Path) -> None:
 
 
 def _copy_masks_back(out: Path) -> None:
-    """The new folder would get the number of the old one, if nobody held that."""
+    """The new folder would get the number of the old one, if no handle held that."""
     kept = shutil.copytree(
         out / "masks", out.with_name("kept"), ignore=shutil.ignore_patterns(".tmp-*")
     )

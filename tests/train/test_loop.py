@@ -471,7 +471,7 @@ def test_starting_weights_that_learned_from_the_validation_photos_are_told(
     assert data.seen is not None
     own = signatures_of(open_photos(painted, "train"))
     assert data.seen == training_photos(own, seen)
-    assert count_seen(data.seen, signatures_of(val)) == 2  # the next run is told, too
+    assert count_seen(data.seen, signatures_of(val)) == 2  # the next run warns, too
 
 
 def test_weights_without_a_record_of_their_photos_are_told(finished: TrainReport) -> None:

@@ -454,7 +454,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(make: Make) -> None:
 def test_hostile_state_is_refused_or_is_the_same(
     make: Make, kept: list[Batch], data: st.DataObject
 ) -> None:
-    """One value of a whole state is another, or is missing; nothing but ValueError may end it."""
+    """One value of a whole state is another, or is missing; only ValueError may end it."""
     chosen = {"steps": 2, "epochs": 2, "lr": 1e-2}
     state = _trained(make(**chosen), kept[:1], seed=1).state()
     changed = data.draw(hostile_values(state))

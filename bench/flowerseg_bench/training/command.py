@@ -69,7 +69,7 @@ class Trained:
 
     def _iou_of(self, place: int) -> float:
         split = self.report["splits"][place]
-        if split["scores"]["iou"] is None:  # of the test split's labels, which nothing refuses
+        if split["scores"]["iou"] is None:  # a test split of one class is not refused
             raise DataError(f"{split['name']}: no IoU: flower or background is not labelled in it.")
         return float(split["scores"]["iou"])
 

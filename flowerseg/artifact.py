@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flowerseg import __version__
-from flowerseg.caveats import Caveat
 from flowerseg.contract import require_deployable
 from flowerseg.errors import ArtifactError
 from flowerseg.files import as_path, replacing, sha256_of, sha256_of_regular, write_text
 from flowerseg.folder import FolderRules
 from flowerseg.jsonform import from_json, read_json
 from flowerseg.preprocess import Preprocess
-from flowerseg.ranges import require_between, require_open_share, require_shares
+from flowerseg.proofrecord import LARGEST_BATCH, Proof
+from flowerseg.ranges import require_between, require_open_share
 from flowerseg.seen import TrainingPhotos
 from flowerseg.smallfiles import reason_of
 from flowerseg.trust import distrust, with_their_folders
@@ -87,15 +87,16 @@ class Hardware(StrEnum):
     AMPERE_PLUS = "ampere+"  # compute capability 8.0 and above
 
 
-LARGEST_BATCH = 65_536
-"""Far beyond what any GPU's memory holds; a damaged manifest may name any number."""
-
 _MOST_PIXELS = 1 << 30
 """Of the smallest batch that a file takes: 3 GiB as uint8. The self-test fills one."""
 
 # Both are printed in errors and compared as numbers, so any other text is refused.
 _VERSION = re.compile(r"[\w.+!~-]{1,100}", re.ASCII)
 _CAPABILITIES = re.compile(r"(\d{1,3}\.\d{1,3}(, \d{1,3}\.\d{1,3})*)?", re.ASCII)
+
+
+UNTUNED_BATCH = 8
+"""Of files that are tuned for none: enough to fill a GPU's pipeline."""
 
 
 @dataclass(frozen=True)
@@ -162,103 +163,6 @@ class Data:
     def __post_init__(self) -> None:
         require_between(0, None, train_photos=self.train_photos, val_photos=self.val_photos)
         require_between(-1, 1, val_iou=self.val_iou)  # -1: of an epoch that was not validated
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a proof allows between a file and its reference."""
-
-    agreement_iou: float  # of the masks, at least
-    iou_drop: float  # against truth, at most
-    flipped_share: float = 0.05  # of one photo's pixels, at most
-    largest_difference: float = 1.0  # of probabilities, at most
-    undecided_difference: float = 1.0  # of undecided probabilities, in the mean, at most
-
-    def __post_init__(self) -> None:
-        require_shares(**dataclasses.asdict(self))
-
-
-@dataclass(frozen=True)
-class BatchAgreement:
-    """Agreement of the masks over all photos at one batch size."""
-
-    batch: int
-    agreement_iou: float
-
-    def __post_init__(self) -> None:
-        require_between(1, LARGEST_BATCH, batch=self.batch)
-        require_shares(agreement_iou=self.agreement_iou)
-
-
-@dataclass(frozen=True)
-class WorstPhoto:
-    """A photo whose mask is far from the reference's, at the batch size where it is farthest."""
-
-    name: str
-    batch: int
-    agreement_iou: float
-    flipped_pixels: int
-
-    def __post_init__(self) -> None:
-        require_between(1, LARGEST_BATCH, batch=self.batch)
-        require_between(0, None, flipped_pixels=self.flipped_pixels)
-        require_shares(agreement_iou=self.agreement_iou)
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What was measured between the very file and the FP32 PyTorch reference."""
-
-    status: Literal["proved", "failed", "not run"]
-    how: str  # which runtime executed it, or why none did
-    limits: Limits | None = None
-    photos: int = 0
-    data: str = ""
-    batch_sizes: tuple[int, ...] = ()
-    agreement_iou: float | None = None  # the lowest over the batch sizes
-    # Against the labels; None where they do not hold both classes, see `flowerseg.metrics`.
-    model_iou: float | None = None
-    reference_iou: float | None = None
-    reference_sha256: str = ""
-    # Half was executed, or, where the runtime computes it in FP32, emulated beside the execution.
-    mode: Literal["executed", "emulated"] = "executed"
-    faults: tuple[str, ...] = ()  # what is beyond the limits, in words
-    agreement_by_batch: tuple[BatchAgreement, ...] = ()
-    emulated_agreement_iou: float | None = None
-    band_iou: float | None = None  # agreement along the reference's outlines
-    flipped_pixels: int = 0  # on the other side of the threshold than in the reference
-    pixels: int = 0
-    flipped_share: float | None = None  # of the photo where most change sides
-    place_share: float | None = None  # by which places of one batch differ on the same photo
-    largest_difference: float | None = None  # of probabilities
-    undecided_difference: float | None = None  # mean where the reference is undecided
-    worst: tuple[WorstPhoto, ...] = ()
-    runtime: str = ""  # by name; empty: the first of the file's kind, or none
-    caveats: tuple[Caveat, ...] = ()  # about the figures against truth; the model is the reference
-    selftest_map: str = ""  # what a proved INT8 file makes of the self-test's photo; base64 PNG
-
-    def __post_init__(self) -> None:
-        for size in self.batch_sizes:
-            require_between(1, LARGEST_BATCH, batch_sizes=size)
-        require_between(
-            0, None, photos=self.photos, flipped_pixels=self.flipped_pixels, pixels=self.pixels
-        )
-        require_shares(
-            agreement_iou=self.agreement_iou,
-            model_iou=self.model_iou,
-            reference_iou=self.reference_iou,
-            emulated_agreement_iou=self.emulated_agreement_iou,
-            band_iou=self.band_iou,
-            flipped_share=self.flipped_share,
-            place_share=self.place_share,
-            largest_difference=self.largest_difference,
-            undecided_difference=self.undecided_difference,
-        )
-
-    @property
-    def why(self) -> str:
-        """What keeps the file from being proved; else how it was proved."""
-        return "; ".join(self.faults) or self.how
 
 
 @dataclass(frozen=True)
@@ -375,18 +279,65 @@ class Manifest:
         """How a folder of labelled photos is read for this model."""
         return self.data.rules if self.data else FolderRules()
 
-    def proof_in(self, runtime: str) -> Proof | None:
-        """What one runtime's proof found: another one may compute something else."""
-        first = RUNTIMES[self.kind][0]
-        proofs = [self.proof, *self.further_proofs]
-        return next((p for p in proofs if p and (p.runtime or first) == runtime), None)
+    @property
+    def proofs(self) -> tuple[Proof, ...]:
+        """All that were run, or could not be."""
+        return (*([self.proof] if self.proof else []), *self.further_proofs)
 
-    def is_proved_in(self, runtime: str) -> bool:
-        """Whether the file may be used in a runtime; a checkpoint in PyTorch is the reference."""
-        if self.kind is Kind.CHECKPOINT and runtime == RUNTIMES[self.kind][0]:
-            return True
-        proof = self.proof_in(runtime)
-        return proof is not None and proof.status == "proved"
+    def proof_in(self, runtime: str, device: str = "") -> Proof | None:
+        """What the proof in a runtime found: another one may compute something else.
+
+        Args:
+            runtime: by name.
+            device: `cpu`, `cuda` or `cuda:N`. A proof on another kind of device is taken only where
+                there is none on this one; empty: any.
+        """
+        first, kind = RUNTIMES[self.kind][0], device.partition(":")[0]
+        found = [proof for proof in self.proofs if (proof.runtime or first) == runtime]
+        return next((proof for proof in found if proof.device == kind), found[0] if found else None)
+
+    def is_proved_in(self, runtime: str, device: str) -> bool:
+        """Whether the file may be used in a runtime on a device; see `why_not_proved`."""
+        return not self.why_not_proved(runtime, device)
+
+    def why_not_proved(self, runtime: str, device: str = "") -> str:
+        """Why the file may not be used in a runtime on a device, in words; empty where it may.
+
+        A checkpoint in PyTorch is the reference, and needs no proof.
+
+        Args:
+            runtime: by name.
+            device: `cpu`, `cuda` or `cuda:N`; empty: any on which it was proved.
+        """
+        if self.is_reference_in(runtime):
+            return ""
+        proof = self.proof_in(runtime, device)
+        if proof is None:
+            return "its proof was never run"
+        return proof.why_not_on(device or proof.device or "")
+
+    def largest_proved(self, runtime: str = "", device: str = "") -> int | None:
+        """The largest batch that was proved; None where that is not limited, or not recorded.
+
+        Args:
+            runtime: by name; empty: any.
+            device: `cpu`, `cuda` or `cuda:N`; empty: any.
+        """
+        first = RUNTIMES[self.kind][0]
+        if self.is_reference_in(runtime or first):
+            return None
+        kind = device.partition(":")[0]
+        sizes = [
+            size
+            for proof in self.proofs
+            if runtime in ("", proof.runtime or first) and kind in ("", proof.device)
+            for size in proof.batch_sizes
+        ]
+        return max(sizes, default=None)
+
+    def is_reference_in(self, runtime: str) -> bool:
+        """Whether this is a checkpoint in PyTorch, which others are proved against."""
+        return self.kind is Kind.CHECKPOINT and runtime == RUNTIMES[self.kind][0]
 
     def to_json(self) -> str:
         """The manifest as readable JSON."""
@@ -497,10 +448,24 @@ def read_manifest(path: Path) -> Manifest:
             f"{path}: manifest schema {reprlib.repr(found)}; this flowerseg {__version__} reads "
             f"{SCHEMA}. Export the model again with this version."
         )
+    _renew_proofs(fields)
     try:
         return from_json(Manifest, fields)
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: wrong field in the manifest: {error}.") from error
+
+
+def _renew_proofs(fields: dict[str, Any]) -> None:
+    """Bring proofs of flowerseg before 2026-11-28, which name no device, into today's form.
+
+    They prove nothing any more, except that a checkpoint in PyTorch needs no proof.
+    """
+    others = fields.get("further_proofs")
+    for proof in [fields.get("proof"), *(others if isinstance(others, list) else [])]:
+        if isinstance(proof, dict) and "agreement_by_batch" in proof and "device" not in proof:
+            del proof["agreement_by_batch"]
+            proof.pop("place_share", None)
+            proof["faults"] = []  # which were sentences; `how` says that it failed
 
 
 def rebuild_advice(path: Path) -> str:
@@ -542,36 +507,50 @@ def rewrite_manifest(artifact: Artifact, **changes: Any) -> Artifact:
 
 
 def record_proof(artifact: Artifact, proof: Proof) -> Artifact:
-    """Write a proof into the manifest on disk, in place of the last one in the same runtime."""
-    manifest = artifact.manifest
-    first = manifest.proof
-    if first is None or first.runtime in ("", proof.runtime):
-        return rewrite_manifest(artifact, proof=proof)
-    others = [p for p in manifest.further_proofs if p.runtime != proof.runtime]
-    return rewrite_manifest(artifact, further_proofs=(*others, proof))
+    """Write a proof into the manifest on disk.
+
+    It takes the place of the last one in the same runtime on the same kind of device.
+    """
+    kept = [each for each in artifact.manifest.proofs if not _is_replaced(each, proof)]
+    first = artifact.manifest.proof
+    is_first = first is None or first not in kept
+    ordered = (proof, *kept) if is_first else (*kept, proof)
+    return rewrite_manifest(artifact, proof=ordered[0], further_proofs=ordered[1:])
 
 
-def require_proof(artifact: Artifact, *, allow_unproven: bool, runtime: str = "") -> None:
-    """Refuse a file that was not proved in a runtime; a checkpoint in PyTorch is the reference.
+def _is_replaced(before: Proof, proof: Proof) -> bool:
+    """Whether a proof says nothing more once another one was run."""
+    if not before.runtime:  # not run, or of an older flowerseg
+        return True
+    return before.runtime == proof.runtime and before.device in ("", proof.device)
+
+
+def require_proof(
+    artifact: Artifact, *, allow_unproven: bool, runtime: str = "", device: str = ""
+) -> None:
+    """Refuse a file that was not proved in a runtime on a device.
 
     Args:
         artifact: the file.
         allow_unproven: refuse nothing.
         runtime: by name; empty is the first that opens the file's kind.
+        device: `cpu`, `cuda` or `cuda:N`; empty: any on which it was proved.
 
     Raises:
         ArtifactError: no proof, or a failed one, and `allow_unproven` is False.
     """
-    manifest = artifact.manifest
-    first = RUNTIMES[manifest.kind][0]
-    chosen = runtime or first
-    if allow_unproven or manifest.is_proved_in(chosen):
-        return
-    proof = manifest.proof_in(chosen)
-    state = proof.why if proof else "its proof was never run"
-    where, option = ("", "") if chosen == first else (f" in {chosen}", f" --runtime {chosen}")
-    raise ArtifactError(
-        f"{artifact.path}: not proved{where} ({state.rstrip('.')}). Prove it with flowerseg-verify "
+    chosen = runtime or RUNTIMES[artifact.manifest.kind][0]
+    if reason := "" if allow_unproven else artifact.manifest.why_not_proved(chosen, device):
+        raise not_proved(artifact, reason, chosen, device)
+
+
+def not_proved(artifact: Artifact, reason: str, runtime: str, device: str) -> ArtifactError:
+    """The error of a file that was not proved in a runtime on a device; empty: any."""
+    is_first = runtime == RUNTIMES[artifact.manifest.kind][0]
+    where, option = ("", "") if is_first else (f" in {runtime}", f" --runtime {runtime}")
+    option += f" --device {device}" if device else ""
+    return ArtifactError(
+        f"{artifact.path}: not proved{where} ({reason}). Prove it with flowerseg-verify "
         f"{artifact.path}{option} --reference CHECKPOINT --data DIR, or say --unproven."
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowerseg.artifact import Proof, versions_here
+from flowerseg.artifact import versions_here
 from flowerseg.data import open_photos
 from flowerseg.download import download_oxford17
 from flowerseg.errors import DownloadError, FlowersegError, OutputError
@@ -21,6 +21,7 @@ from flowerseg.images import read_rgb
 from flowerseg.jsonform import from_json
 from flowerseg.page import jpeg_url, render_page
 from flowerseg.paint import write_painted_dataset
+from flowerseg.proofrecord import Proof
 from flowerseg.shipped import shipped_model
 from flowerseg.usercache import user_cache
 

@@ -1,6 +1,7 @@
 """Photos in, masks out, on any backend: what predict, verify, bench and users go through."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +10,14 @@ from typing import TYPE_CHECKING, NoReturn, Self, TypeAlias
 import numpy as np
 
 from flowerseg.arrays import Foreground, Mask, Rgb, SizeHW, size_of
-from flowerseg.artifact import Artifact, open_artifact, require_proof
+from flowerseg.artifact import (
+    UNTUNED_BATCH,
+    Artifact,
+    Batch,
+    not_proved,
+    open_artifact,
+    require_proof,
+)
 from flowerseg.backends import (
     ONE_BATCH,
     RUNTIMES,
@@ -17,6 +25,7 @@ from flowerseg.backends import (
     BackendInfo,
     SessionOptions,
     fastest_proved,
+    kind_of_device,
     open_backends,
     run,
 )
@@ -24,6 +33,7 @@ from flowerseg.backends.pool import BackendPool
 from flowerseg.masks import foreground_at, mask_from_foreground
 from flowerseg.photoarray import as_rgb, as_rgb_of_several, require_several
 from flowerseg.preprocess import Preprocess, frame_from_photo
+from flowerseg.proofrecord import LARGEST_BATCH
 from flowerseg.ranges import require_open_share
 from flowerseg.selftest import require_same_map
 
@@ -71,6 +81,9 @@ class Segmenter:
         self.preprocess = preprocess
         self.threshold = threshold
         self.artifact = artifact
+        self.why_not_proved = "it was not opened from a file"
+        """Why its masks are not proved, in words; empty where they are, or are the reference's."""
+        self._largest_proved: int | None = None
 
     @classmethod
     def open(
@@ -110,23 +123,53 @@ class Segmenter:
         manifest = artifact.manifest
         opener = fastest_proved(manifest, device) if runtime == "auto" else runtime
         if opener in RUNTIMES[manifest.kind]:  # another one is refused for what it is
-            require_proof(artifact, allow_unproven=allow_unproven, runtime=opener)
+            kind = kind_of_device(manifest, opener, device)
+            require_proof(artifact, allow_unproven=allow_unproven, runtime=opener, device=kind)
         chosen = manifest.threshold if threshold is None else threshold
         first, *others = open_backends(artifact, device, opener, options)
         opened = cls(first, manifest.preprocess, chosen, artifact, others)
-        if is_tested:
-            try:
+        try:
+            opened._hold_to_proof(opener, options, allow_unproven=allow_unproven)
+            if is_tested:
                 for backend in opened.backends:
                     require_same_map(artifact, backend)
-            except BaseException:
-                opened.close()
-                raise
+        except BaseException:
+            opened.close()
+            raise
         return opened
+
+    def _hold_to_proof(
+        self, runtime: str, options: SessionOptions, *, allow_unproven: bool
+    ) -> None:
+        """Compare how the file was opened with how it was proved, and take no larger batch."""
+        assert self.artifact is not None
+        manifest, info = self.artifact.manifest, self.info
+        if manifest.is_reference_in(runtime):
+            self.why_not_proved = ""
+            return
+        proof = manifest.proof_in(runtime, info.device)
+        self.why_not_proved = manifest.why_not_proved(runtime, info.device) or (
+            proof.why_not_as(
+                info.version, info.device_name, options.streams, graph=options.cuda_graph
+            )
+            if proof
+            else ""
+        )
+        if allow_unproven:
+            return
+        if self.why_not_proved:
+            kind = info.device.partition(":")[0]
+            raise not_proved(self.artifact, self.why_not_proved, runtime, kind)
+        self._largest_proved = manifest.largest_proved(runtime, info.device)
 
     @property
     def info(self) -> BackendInfo:
-        """What runs where."""
-        return self.backend.info
+        """What runs where; its batch sizes are those that were proved, if the file was."""
+        info, largest = self.backend.info, self._largest_proved
+        takes = info.batch or Batch(1, UNTUNED_BATCH, LARGEST_BATCH)
+        if largest is None or takes.max <= largest:
+            return info
+        return replace(info, batch=Batch(takes.min, min(takes.opt, largest), largest))
 
     @property
     def backends(self) -> tuple[Backend, ...]:
@@ -223,6 +266,12 @@ class Segmenter:
         wanted = (*self.info.size_hw, 3)
         if len(frames) == 0:
             raise ValueError("a batch of 0 frames; the model takes 1 or more")
+        if self._largest_proved and len(frames) > self._largest_proved:
+            raise ValueError(
+                f"a batch of {len(frames)}; this model was proved with up to "
+                f"{self._largest_proved}. Give fewer at a time, prove more with flowerseg-verify "
+                f"--largest-batch {len(frames)}, or open it with allow_unproven=True"
+            )
         for index, frame in enumerate(frames):
             if as_rgb_of_several(frame, index, "frame").shape != wanted:
                 raise ValueError(f"frame {index}: it must be {wanted}, not {frame.shape}")

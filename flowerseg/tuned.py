@@ -10,12 +10,12 @@ import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowerseg.artifact import LARGEST_BATCH
 from flowerseg.backends.base import Layout
 from flowerseg.backends.device import allowed_cores, device_name
 from flowerseg.errors import ArtifactError
 from flowerseg.files import write_text
 from flowerseg.jsonform import from_json, read_json
+from flowerseg.proofrecord import LARGEST_BATCH
 from flowerseg.ranges import require_between, require_shares
 from flowerseg.smallfiles import reason_of
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,9 @@ from flowerseg.artifact import (
     BuiltFor,
     Data,
     Kind,
-    Limits,
     Manifest,
     Parent,
     Precision,
-    Proof,
     TrtexecCommands,
     as_parent,
     manifest_path,
@@ -33,6 +32,7 @@ from flowerseg.artifact import (
 )
 from flowerseg.errors import ArtifactError
 from flowerseg.preprocess import Preprocess
+from flowerseg.proofrecord import Limits, Proof
 from tests.onnxes import small_onnx
 
 FULL = Manifest(
@@ -46,7 +46,17 @@ FULL = Manifest(
     parents=(Parent(Kind.CHECKPOINT, "best.pt", "ab"), Parent(Kind.ONNX, "a.onnx", "cd")),
     data=Data("flowers/trn1", "ef", 12, 6, 0.9),
     proof=Proof(
-        "proved", "by hand", Limits(0.98, 0.01), 6, "flowers", (1, 4), 0.99, 0.9, 0.9, "ab"
+        "proved",
+        "by hand",
+        Limits(0.98, 0.01),
+        photos=6,
+        data="flowers",
+        batch_sizes=(1, 4),
+        agreement_iou=0.99,
+        model_iou=0.9,
+        reference_iou=0.9,
+        reference_sha256="ab",
+        device="cuda",
     ),
     built_for=BuiltFor("NVIDIA A100", "8.0", "Linux"),
     versions={"tensorrt": "10.12"},
@@ -55,6 +65,12 @@ FULL = Manifest(
     trtexec={"11": TrtexecCommands("trtexec --onnx=a.onnx", ("trtexec --loadEngine=a.engine",))},
 )
 BARE = Manifest(Kind.CHECKPOINT, "deeplabv3_resnet50", Precision.FP32, Preprocess())
+
+
+def _proof(**fields: Any) -> Proof:
+    """A proof in OpenVINO on the CPU, or with other fields."""
+    known = {"status": "proved", "how": "by hand", "runtime": "openvino", "device": "cpu"}
+    return Proof(**(known | fields))
 
 
 def _publish(folder: Path, manifest: Manifest = FULL, content: bytes = b"weights") -> Artifact:
@@ -248,42 +264,107 @@ def test_file_without_a_proof_is_refused_unless_allowed(
     require_proof(artifact, allow_unproven=True)
 
 
-def test_each_runtime_has_a_proof_of_its_own_which_the_next_one_replaces(tmp_path: Path) -> None:
+def test_each_runtime_and_device_has_a_proof_of_its_own_which_the_next_one_replaces(
+    tmp_path: Path,
+) -> None:
     onnx = dataclasses.replace(BARE, kind=Kind.ONNX, proof=Proof("not run", "no photos"))
-    first = Proof("proved", "a", runtime="onnxruntime")
-    other = Proof("failed", "b", runtime="openvino")
-    again = Proof("proved", "c", runtime="openvino")
+    first = Proof("proved", "a", runtime="onnxruntime", device="cpu")
+    other = Proof("failed", "b", runtime="openvino", device="cpu")
+    again = Proof("proved", "c", runtime="openvino", device="cpu")
+    on_gpu = Proof("proved", "d", runtime="onnxruntime", device="cuda")
+    first_again = Proof("failed", "e", runtime="onnxruntime", device="cpu")
 
     artifact = _publish(tmp_path, onnx, small_onnx(onnx.preprocess.size_hw).SerializeToString())
     found = []
-    for proof in (first, other, again):
+    for proof in (first, other, again, on_gpu, first_again):
         artifact = record_proof(artifact, proof)
         found.append((artifact.manifest.proof, artifact.manifest.further_proofs))
 
-    assert found == [(first, ()), (first, (other,)), (first, (again,))]
-    assert open_artifact(artifact.path).manifest.proof_in("openvino") == again
+    assert found == [
+        (first, ()),
+        (first, (other,)),
+        (first, (again,)),
+        (first, (again, on_gpu)),
+        (first_again, (again, on_gpu)),
+    ]
+    manifest = open_artifact(artifact.path).manifest
+    assert manifest.proof_in("openvino", "cpu") == again
+    assert manifest.proof_in("onnxruntime", "cpu") == first_again
+    assert manifest.proof_in("onnxruntime", "cuda:1") == on_gpu
 
 
 @pytest.mark.parametrize(
-    ("proof", "runtime", "is_proved"),
+    ("proof", "runtime", "device", "reason"),
     [
-        (Proof("proved", "older: names no runtime"), "onnxruntime", True),
-        (Proof("proved", "older: names no runtime"), "openvino", False),
-        (Proof("proved", "by hand", runtime="openvino"), "openvino", True),
-        (Proof("proved", "by hand", runtime="openvino"), "onnxruntime", False),
-        (Proof("failed", "by hand", runtime="openvino"), "openvino", False),
+        (_proof(runtime=""), "onnxruntime", "cpu", ""),
+        (_proof(runtime=""), "openvino", "cpu", "its proof was never run"),
+        (_proof(), "openvino", "cpu", ""),
+        (_proof(), "openvino", "", ""),
+        (_proof(), "onnxruntime", "cpu", "its proof was never run"),
+        (_proof(), "openvino", "cuda:0", "it was proved on cpu, not on cuda"),
+        (_proof(device="cuda"), "openvino", "cuda:1", ""),
+        (
+            _proof(mode="emulated"),
+            "openvino",
+            "cuda:0",
+            "it was proved on cpu (half emulated), not on cuda",
+        ),
+        (_proof(device=""), "openvino", "cpu", "its proof does not say on which device it was run"),
+        (_proof(status="failed"), "openvino", "cpu", "by hand"),
     ],
 )
-def test_proof_is_good_for_the_runtime_that_executed_it(
-    tmp_path: Path, proof: Proof, runtime: str, is_proved: bool
+def test_proof_is_good_for_the_runtime_and_the_device_that_executed_it(
+    tmp_path: Path, proof: Proof, runtime: str, device: str, reason: str
 ) -> None:
     artifact = _publish(tmp_path, dataclasses.replace(BARE, kind=Kind.ONNX, proof=proof))
-    assert artifact.manifest.is_proved_in(runtime) is is_proved
-    if is_proved:
-        require_proof(artifact, allow_unproven=False, runtime=runtime)
-    else:
-        with pytest.raises(ArtifactError, match="not proved"):
-            require_proof(artifact, allow_unproven=False, runtime=runtime)
+    assert artifact.manifest.why_not_proved(runtime, device) == reason
+    if not reason:
+        require_proof(artifact, allow_unproven=False, runtime=runtime, device=device)
+        return
+    where = " in openvino" if runtime == "openvino" else ""
+    with pytest.raises(ArtifactError, match=re.escape(f"not proved{where} ({reason})")):
+        require_proof(artifact, allow_unproven=False, runtime=runtime, device=device)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"version": "1.30.0"}, "it was proved in version 1.31.1 of openvino, not in 1.30.0"),
+        ({"streams": 5}, ""),
+        ({"device_name": "NVIDIA A10"}, "it was proved on NVIDIA H100, not on NVIDIA A10"),
+        ({"graph": True}, "it was proved without a CUDA graph"),
+    ],
+)
+def test_proof_is_good_for_the_way_in_which_a_file_is_opened(
+    changes: dict[str, Any], reason: str
+) -> None:
+    proof = _proof(device="cuda", device_name="NVIDIA H100", version="1.31.1", streams=2)
+    opened = {"version": "1.31.1", "device_name": "NVIDIA H100", "streams": 1, "graph": False}
+    assert proof.why_not_as(**(opened | changes)) == reason
+    alone = dataclasses.replace(proof, streams=1)
+    assert alone.why_not_as("1.31.1", "NVIDIA H100", 2, graph=False) == (
+        "it was proved with one batch at a time, not with 2"
+    )
+    # Processors are not told apart, and an older proof knows no version.
+    on_cpu = _proof(device_name="AMD EPYC")
+    assert on_cpu.why_not_as("1.31.1", "Intel Xeon", 1, graph=False) == ""
+
+
+def test_proof_of_an_older_flowerseg_is_read_and_proves_nothing(tmp_path: Path) -> None:
+    onnx = dataclasses.replace(BARE, kind=Kind.ONNX, proof=_proof(runtime="onnxruntime"))
+    content = small_onnx(onnx.preprocess.size_hw).SerializeToString()
+    artifact = _publish(tmp_path, onnx, content)
+    fields = json.loads(manifest_path(artifact.path).read_text())
+    for name in ("device", "version", "streams", "alone_agreement_iou"):
+        del fields["proof"][name]
+    fields["proof"] |= {"agreement_by_batch": [{"batch": 1, "agreement_iou": 1.0}]}
+    fields["proof"] |= {"place_share": 0.0, "faults": ["agreement IoU 0.9 at batch 1"]}
+    manifest_path(artifact.path).write_text(json.dumps(fields))
+    manifest = open_artifact(artifact.path).manifest
+    assert manifest.why_not_proved("onnxruntime", "cpu") == (
+        "its proof does not say on which device it was run"
+    )
 
 
 @pytest.mark.parametrize("manifest", [FULL, BARE], ids=["proved", "checkpoint"])

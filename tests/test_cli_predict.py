@@ -1,5 +1,6 @@
 """`flowerseg-predict` with a real ONNX file, whose flower is the green channel."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -20,16 +21,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from flowerseg.artifact import (
-    Artifact,
-    Batch,
-    Kind,
-    Manifest,
-    Precision,
-    Proof,
-    manifest_path,
-    publish,
-)
+from flowerseg.artifact import Artifact, Batch, Kind, Manifest, Precision, manifest_path, publish
 from flowerseg.backends import SessionOptions, ort
 from flowerseg.cli import predict as command
 from flowerseg.cli.predict import _as_tuned, predict
@@ -38,10 +30,11 @@ from flowerseg.images import read_mask_colours, write_jpeg, write_png
 from flowerseg.predict.lock import locked
 from flowerseg.predict.ray_ import Opening
 from flowerseg.preprocess import Preprocess
+from flowerseg.proofrecord import Proof
 from flowerseg.tuned import Tuned, machine_here, read_tuned, write_tuned
 
 SIDE = 32
-PROVED = Proof(status="proved", how="test")
+PROVED = Proof(status="proved", how="test", device="cpu", streams=2)
 
 
 def _green_channel_onnx() -> onnx.ModelProto:
@@ -102,6 +95,19 @@ def test_folder_is_segmented(photos: Path, model: Path) -> None:
         assert mask.shape == (2 * SIDE, SIDE)
         assert (mask[:SIDE] == 255).all()
         assert not mask[SIDE:].any()
+
+
+def test_batch_that_was_not_proved_is_refused(photos: Path, tmp_path: Path) -> None:
+    small = dataclasses.replace(PROVED, batch_sizes=(1, 2, 3))
+    model = _publish(tmp_path / "small.onnx", small)
+    result = _predict(photos, model, "--batch", "4")
+    assert result.exit_code == 2
+    assert "a batch of 4; this model takes at most 3, or was proved with no more" in result.stderr
+    assert "flowerseg-verify --largest-batch 4" in result.stderr
+    allowed = _predict(photos, model, "--batch", "4", "--unproven")
+    assert allowed.exit_code == 0, allowed.output
+    assert "NOT PROVED" in allowed.stderr
+    assert _predict(photos, model, "--batch", "3").exit_code == 0
 
 
 def test_json_is_what_run_json_says_and_names_the_model(photos: Path, model: Path) -> None:

@@ -18,19 +18,15 @@ from hypothesis import strategies as st
 from flowerseg.artifact import (
     Artifact,
     Batch,
-    BatchAgreement,
     BuiltFor,
     Data,
     EngineBuild,
     Kind,
-    Limits,
     Manifest,
     Parent,
     Precision,
-    Proof,
     SelfTest,
     TrtexecCommands,
-    WorstPhoto,
     read_manifest,
 )
 from flowerseg.backends.null import NullBackend
@@ -38,6 +34,7 @@ from flowerseg.cli.train import train
 from flowerseg.errors import ArtifactError, FlowersegError, TrainingError
 from flowerseg.images import encode_png
 from flowerseg.preprocess import Preprocess
+from flowerseg.proofrecord import Fault, FaultKind, Limits, Proof, WorstPhoto
 from flowerseg.selftest import require_same_map
 from flowerseg.smallfiles import MOST_BYTES, read_small_text
 from flowerseg.train import RunFolder, TrainConfig
@@ -65,7 +62,7 @@ MANIFEST = Manifest(
         Limits(0.9, 0.1),
         batch_sizes=(1, 4),
         model_iou=0.75,
-        agreement_by_batch=(BatchAgreement(1, 1.0),),
+        faults=(Fault(FaultKind.FLIPPED, 0.5, 0.1, "rose", (1, 4)),),
         worst=(WorstPhoto("rose", 1, 0.9, 3),),
     ),
     built_for=BuiltFor("H200", "9.0", "Linux", ("avx2",)),

@@ -8,21 +8,12 @@ from typing import Any, Literal
 
 import pytest
 
-from flowerseg.artifact import (
-    Batch,
-    BuiltFor,
-    Data,
-    Kind,
-    Limits,
-    Manifest,
-    Parent,
-    Precision,
-    Proof,
-)
+from flowerseg.artifact import Batch, BuiltFor, Data, Kind, Manifest, Parent, Precision
 from flowerseg.folder import FolderRules
 from flowerseg.jsonform import from_json
 from flowerseg.model import Architecture
 from flowerseg.preprocess import Preprocess
+from flowerseg.proofrecord import Limits, Proof
 from flowerseg.train import Fault, TrainConfig
 
 

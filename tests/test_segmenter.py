@@ -11,18 +11,14 @@ import pytest
 import flowerseg
 from flowerseg import backends
 from flowerseg.arrays import SizeHW
-from flowerseg.artifact import (
-    Artifact,
-    Batch,
-    Proof,
-    open_artifact,
-    rewrite_manifest,
-)
+from flowerseg.artifact import Artifact, Batch, open_artifact, rewrite_manifest
+from flowerseg.backends import SessionOptions
 from flowerseg.backends.null import NullBackend
 from flowerseg.backends.pytorch import PyTorchBackend
 from flowerseg.errors import ArtifactError, BackendUnavailable
 from flowerseg.model import FlowerNet
 from flowerseg.preprocess import Preprocess
+from flowerseg.proofrecord import Proof
 from flowerseg.segmenter import Segmenter
 
 FRAME = Preprocess((64, 64))
@@ -100,7 +96,9 @@ def test_unproven_model_is_opened_only_on_request(
 
 def proofs(**status: Literal["proved", "failed"]) -> dict[str, Any]:
     """Fields of a manifest: a proof in each runtime, with its outcome."""
-    first, *further = (Proof(how, "planted", runtime=name) for name, how in status.items())
+    first, *further = (
+        Proof(how, "planted", runtime=name, device="cpu") for name, how in status.items()
+    )
     return {"proof": first, "further_proofs": tuple(further)}
 
 
@@ -138,9 +136,72 @@ def test_runtime_by_name_is_refused_where_the_file_was_not_proved_in_it(
     )
     with pytest.raises(
         ArtifactError,
-        match=r"not proved in openvino \(its proof was never run\).*--runtime openvino --reference",
+        match=r"not proved in openvino \(its proof was never run\).*"
+        "--runtime openvino --device cpu --reference",
     ):
         Segmenter.open(artifact.path, device="cpu", runtime="openvino")
+
+
+def test_larger_batch_than_was_proved_is_refused(fp32_onnx: Artifact) -> None:
+    frames = [_noise((64, 64)) for _ in range(17)]
+    with Segmenter.open(fp32_onnx.path, device="cpu") as segmenter:
+        assert segmenter.info.batch == Batch(1, 8, 16)
+        assert segmenter.infer(frames[:16]).shape == (16, 64, 64)
+        with pytest.raises(
+            ValueError, match=r"a batch of 17; .* proved with up to 16\. .*-batch 17"
+        ):
+            segmenter.segment_batch(frames)
+    with Segmenter.open(fp32_onnx.path, device="cpu", allow_unproven=True) as segmenter:
+        assert segmenter.info.batch is None
+        assert len(segmenter.segment_batch(frames)) == 17
+
+
+def test_proof_on_the_cpu_is_none_for_a_gpu(
+    fp16_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowerseg.segmenter.kind_of_device", lambda *_: "cuda")
+    monkeypatch.setattr("flowerseg.backends.kind_of_device", lambda *_: "cuda")
+    with pytest.raises(ArtifactError) as refused:
+        Segmenter.open(fp16_onnx.path, runtime="onnxruntime")
+    assert "not proved (it was proved on cpu (half emulated), not on cuda)" in str(refused.value)
+    assert f"flowerseg-verify {fp16_onnx.path} --device cuda --reference" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "streams", "reason"),
+    [
+        ({"version": "1.0.0"}, 1, r"proved in version 1\.0\.0 of onnxruntime, not in \d+"),
+        ({"streams": 1}, 2, "proved with one batch at a time, not with 2"),
+        ({"streams": 2}, 1, ""),
+    ],
+)
+def test_file_is_refused_where_it_was_opened_otherwise_than_it_was_proved(
+    fp32_onnx: Artifact,
+    copied: Callable[[Path], Path],
+    changes: dict[str, Any],
+    streams: int,
+    reason: str,
+) -> None:
+    artifact = open_artifact(copied(fp32_onnx.path))
+    assert artifact.manifest.proof is not None
+    rewrite_manifest(artifact, proof=dataclasses.replace(artifact.manifest.proof, **changes))
+
+    def opened(*, allow_unproven: bool) -> Segmenter:
+        return Segmenter.open(
+            artifact.path,
+            device="cpu",
+            runtime="onnxruntime",
+            options=SessionOptions(streams=streams),
+            allow_unproven=allow_unproven,
+        )
+
+    if reason:
+        with pytest.raises(ArtifactError, match=reason):
+            opened(allow_unproven=False)
+    with opened(allow_unproven=True) as segmenter:
+        assert bool(segmenter.why_not_proved) == bool(reason)
+    if not reason:
+        opened(allow_unproven=False).close()
 
 
 def test_compiled_checkpoint_is_not_the_reference(reference: Artifact) -> None:

@@ -15,7 +15,6 @@ from flowerseg.arrays import Rgb, SizeHW
 from flowerseg.artifact import (
     Artifact,
     Kind,
-    Limits,
     Manifest,
     Precision,
     SelfTest,
@@ -31,6 +30,7 @@ from flowerseg.images import decode_rgb, encode_jpeg, encode_png
 from flowerseg.preprocess import Preprocess
 from flowerseg.proof import LIMITS, prove
 from flowerseg.proof.painted import painted_jpeg, selftest_from_reference, with_selftest
+from flowerseg.proofrecord import Limits
 from flowerseg.segmenter import Segmenter
 from flowerseg.selftest import TOLERANCES, Difference, difference, require_same_map
 from flowerseg.shipped import shipped_model

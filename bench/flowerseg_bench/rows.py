@@ -147,7 +147,8 @@ def wanted_rows(
         kinds = RUNTIMES[artifact.manifest.kind]
         named = list(dict.fromkeys(r for r in runtimes if r in kinds))
         for runtime in named:
-            require_proof(artifact, allow_unproven=allow_unproven, runtime=runtime)
+            kind = kind_of_device(artifact.manifest, runtime, device)
+            require_proof(artifact, allow_unproven=allow_unproven, runtime=runtime, device=kind)
             wanted += _varied(Wanted(artifact, runtime, is_optional=False), variants, device)
         if "auto" in runtimes or not named:
             for item in _automatic(artifact, named, device, allow_unproven=allow_unproven):
@@ -169,14 +170,18 @@ def _automatic(
     manifest = artifact.manifest
     proposed = runtimes_here(manifest, device) or [RUNTIMES[manifest.kind][0]]
     runtimes = [runtime for runtime in proposed if runtime not in named]
-    if not named and not any(manifest.is_proved_in(runtime) for runtime in runtimes):
-        require_proof(artifact, allow_unproven=allow_unproven)
+    kinds = {runtime: kind_of_device(manifest, runtime, device) for runtime in runtimes}
+    is_proved = {runtime: manifest.is_proved_in(runtime, kinds[runtime]) for runtime in runtimes}
+    if not named and not any(is_proved.values()):
+        first = RUNTIMES[manifest.kind][0]
+        kind = kind_of_device(manifest, first, device)
+        require_proof(artifact, allow_unproven=allow_unproven, device=kind)
     return [
         Wanted(
             artifact,
             runtime,
             is_optional=True,
-            is_refused=not allow_unproven and not manifest.is_proved_in(runtime),
+            is_refused=not allow_unproven and not is_proved[runtime],
         )
         for runtime in runtimes
     ]
@@ -196,7 +201,8 @@ def open_row(wanted: Wanted, device: str, clock: Clock, seen: set[str]) -> OpenR
         ArtifactError: the runtime refuses the file.
     """
     if wanted.is_refused:
-        require_proof(wanted.artifact, allow_unproven=False, runtime=wanted.runtime)
+        kind = kind_of_device(wanted.artifact.manifest, wanted.runtime, device)
+        require_proof(wanted.artifact, allow_unproven=False, runtime=wanted.runtime, device=kind)
     opened: list[tuple[Backend, ...]] = []
 
     def open_it() -> None:

@@ -17,7 +17,6 @@ from flowerseg.artifact import (
     Kind,
     Manifest,
     Precision,
-    Proof,
     QuantisedFor,
     as_parent,
     open_artifact,
@@ -25,7 +24,7 @@ from flowerseg.artifact import (
     record_proof,
     rewrite_manifest,
 )
-from flowerseg.backends import runtimes_here
+from flowerseg.backends import kind_of_device, runtimes_here
 from flowerseg.backends.device import (
     compute_capability,
     cpu_features,
@@ -44,6 +43,7 @@ from flowerseg.proof import Evidence, OnBatch, prove
 from flowerseg.proof.command import verify_command
 from flowerseg.proof.painted import with_selftest
 from flowerseg.proof.report import write_due_report
+from flowerseg.proofrecord import Fault, FaultKind, Proof
 from flowerseg_export.config import ENGINES, ExportConfig, rebuild_command
 from flowerseg_export.engine import OnProgress, built_for, engine_from_onnx
 from flowerseg_export.graph import OPSET_OF_HALF_SCALES, onnx_from_network, set_metadata
@@ -418,11 +418,22 @@ def _proved_elsewhere(
                     before=before,
                 )
             except FlowersegError as error:
-                failed = Proof("failed", f"not opened: {error}", runtime=runtime)
+                failed = _not_opened(artifact, runtime, config.device, error)
                 artifact = record_proof(artifact, failed)
             else:
                 artifact = record_proof(artifact, found.proof)
     return artifact
+
+
+def _not_opened(artifact: Artifact, runtime: str, device: str, error: FlowersegError) -> Proof:
+    """The proof of a file that a runtime refuses."""
+    return Proof(
+        "failed",
+        f"not opened: {error}",
+        runtime=runtime,
+        device=kind_of_device(artifact.manifest, runtime, device),
+        faults=(Fault(FaultKind.NOT_OPENED, detail=f"not opened: {error}"),),
+    )
 
 
 def _refuse_existing(config: ExportConfig, source: Artifact) -> None:

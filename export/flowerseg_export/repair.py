@@ -17,7 +17,9 @@ from flowerseg.errors import ExportError, ParityError
 from flowerseg.half import emulated_half_from_network, half_from_network, kept_modules
 from flowerseg.model import FlowerNet, specialised
 from flowerseg.proof import LIMITS, Expected, expect
-from flowerseg.proof.prove import REFERENCE_BATCH, faults_of, measure_parity
+from flowerseg.proof.faults import faults_of
+from flowerseg.proof.passes import measure_alone
+from flowerseg.proof.prove import REFERENCE_BATCH
 from flowerseg.segmenter import Segmenter
 from flowerseg_export.graph import onnx_from_network
 
@@ -155,7 +157,7 @@ class _Trial:
         """Whether all photos come out within the limits of FP16."""
         try:
             with self._emulated(globs) as half:
-                parity = measure_parity(half, self._expected, [REFERENCE_BATCH])
+                parity = measure_alone(half, self._expected, REFERENCE_BATCH)
         except ParityError:
             return False
         return not faults_of(parity, self._expected, LIMITS[Precision.FP16])

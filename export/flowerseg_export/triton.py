@@ -19,10 +19,11 @@ from string import Template
 
 from flowerseg.abandoned import remove_abandoned, temporary_folder
 from flowerseg.arrays import SizeHW
-from flowerseg.artifact import Artifact, Batch, Kind, Manifest, Proof, manifest_path
+from flowerseg.artifact import Artifact, Batch, Kind, Manifest, manifest_path
 from flowerseg.errors import ExportError, some_of
 from flowerseg.files import explained, replacing, sha256_of, write_text
 from flowerseg.printable import printable_lines
+from flowerseg.proofrecord import Proof
 
 CONFIG = "config.pbtxt"
 VERSION = "1"

@@ -86,16 +86,20 @@ def runtimes_here(manifest: Manifest, device: str = "auto") -> list[str]:
     if is_resnet and manifest.precision is Precision.FP32 and has_avx2_alone():
         order.reverse()
     here = [runtime for runtime in order if find_spec(runtime)]
-    has_bf16 = "openvino" in here and manifest.is_proved_in("openvino-bf16")
+    has_bf16 = "openvino" in here and manifest.is_proved_in("openvino-bf16", "cpu")
     return ["openvino-bf16", *here] if has_bf16 and computes_bf16("cpu") else here
 
 
 def fastest_proved(manifest: Manifest, device: str = "auto") -> str:
-    """What `auto` opens: the fastest runtime here in which the file was proved.
+    """What `auto` opens: the fastest runtime here in which the file was proved on this device.
 
     Where it was proved in none, the first that opens its kind, which will be refused or allowed.
     """
-    proved = [r for r in runtimes_here(manifest, device) if manifest.is_proved_in(r)]
+    proved = [
+        runtime
+        for runtime in runtimes_here(manifest, device)
+        if manifest.is_proved_in(runtime, kind_of_device(manifest, runtime, device))
+    ]
     return proved[0] if proved else RUNTIMES[manifest.kind][0]
 
 
@@ -247,7 +251,9 @@ def kind_of_device(manifest: Manifest, runtime: str, device: str) -> str:
     from flowerseg.backends.device import resolve_device
 
     made_for = manifest.built_for.compute_capability if manifest.built_for else ""
-    is_for_cpu = manifest.kind is Kind.PT2 and not made_for
+    if made_for or manifest.kind in (Kind.TENSORRT, Kind.TENSORRT_RTX):
+        return "cuda"
+    is_for_cpu = manifest.kind is Kind.PT2
     if runtime.startswith("openvino") or (device == "auto" and is_for_cpu):
         return "cpu"
     return resolve_device(device).partition(":")[0]

@@ -33,7 +33,7 @@ from flowerseg.printable import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flowerseg.artifact import Manifest
+    from flowerseg.artifact import Batch
     from flowerseg.listing import Listing
     from flowerseg.predict import FolderReport, PhotoResult, PredictSettings, Save
     from flowerseg.predict.ray_ import Opening
@@ -229,7 +229,7 @@ def predict(
         return
     if folder is None or out is None:
         raise _missing("folder" if folder is None else "out")
-    from flowerseg.artifact import manifest_path, read_manifest
+    from flowerseg.artifact import Batch, manifest_path, read_manifest
     from flowerseg.images import MAX_PIXELS
     from flowerseg.predict import PredictSettings
     from flowerseg.predict.ray_ import Opening
@@ -268,7 +268,10 @@ def predict(
         max_pixels or MAX_PIXELS,
         isolate,
     )
-    _refuse_batch(settings, read_manifest(manifest_path(path)))
+    manifest = read_manifest(manifest_path(path))
+    largest = None if unproven else manifest.largest_proved()
+    # Before an engine is deserialised, which takes seconds.
+    _refuse_batch(settings, manifest.batch or (Batch(1, 1, largest) if largest else None))
     segment = _segment_on_ray if engine == "ray" else _segment_here
     report = segment(listing, opening, out, settings, read)
     print_result(report.run, _summary(report, out), as_json=as_json)
@@ -329,6 +332,7 @@ def _segment_here(
     from flowerseg.predict import segment_listing
 
     with opening.segmenter() as segmenter:
+        _refuse_batch(settings, segmenter.info.batch)
         _announce(settings, segmenter, len(listing.photos))
         with library_messages_dropped(), _watched(len(listing.photos)) as (shown, stop):
             return segment_listing(listing, segmenter, out, settings, shown, stop, read)
@@ -355,12 +359,12 @@ def _divided(
     return shard(listing, part, parts), out / f"{part}-of-{parts}"
 
 
-def _refuse_batch(settings: "PredictSettings", manifest: "Manifest") -> None:
-    """Before an engine is deserialised, which takes seconds."""
+def _refuse_batch(settings: "PredictSettings", takes: "Batch | None") -> None:
+    """Refuse a batch that the model does not take, in words of the command."""
     from flowerseg.predict import batch_size
 
     try:
-        batch_size(settings, manifest.batch)
+        batch_size(settings, takes)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--batch") from error
 
@@ -370,11 +374,12 @@ def _announce(settings: "PredictSettings", segmenter: "Segmenter", photos: int) 
 
     info, artifact = segmenter.info, segmenter.artifact
     height, width = info.size_hw
-    is_proved = artifact is not None and artifact.manifest.is_proved_in(info.runtime)
+    batch = batch_size(settings, info.batch)
+    largest = artifact.manifest.largest_proved(info.runtime, info.device) if artifact else None
+    is_proved = not segmenter.why_not_proved and batch <= (largest or batch)
     echo(
         f"{info}, {'proved' if is_proved else 'NOT PROVED'}, {info.precision}, "
-        f"{height} x {width}: {photos} photos, "
-        f"batch {batch_size(settings, info.batch)}, {_streams(segmenter)}"
+        f"{height} x {width}: {photos} photos, batch {batch}, {_streams(segmenter)}"
         f"{hands_of(settings, info.device, photos)}",
         err=True,
     )

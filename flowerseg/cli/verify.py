@@ -23,9 +23,10 @@ from flowerseg.cli.options import (
 from flowerseg.cli.terminal import echo
 
 if TYPE_CHECKING:
-    from flowerseg.artifact import Artifact, Limits, Proof
+    from flowerseg.artifact import Artifact
     from flowerseg.data import PhotoSet
     from flowerseg.proof import Evidence
+    from flowerseg.proofrecord import Limits, Proof
 
 _SHARE = FiniteRange(0.0, 1.0)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -45,6 +46,12 @@ _COLUMNS = 100  # of the text
 )
 @click.option("--split", default="val", show_default=True, help="val1 in Oxford 17.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use this many photos of the split.")
+@click.option(
+    "--largest-batch",
+    type=click.IntRange(min=1),
+    show_default="16, or what the model takes",
+    help="Prove batches of up to so many photos, of a model that takes any.",
+)
 @click.option("--min-agreement", type=_SHARE, help="Agreement IoU at least. Default: by precision.")
 @click.option("--max-iou-drop", type=_SHARE, help="Loss of IoU against truth at most. Likewise.")
 @click.option("--max-flipped", type=_SHARE, help="Share of a photo's pixels at most. Likewise.")
@@ -53,6 +60,16 @@ _COLUMNS = 100  # of the text
     "--max-undecided",
     type=_SHARE,
     help="Mean difference where PyTorch is undecided, at most. Likewise.",
+)
+@click.option(
+    "--max-batched",
+    type=_SHARE,
+    help="Share of a photo's pixels, in a batch and alone, at most. Likewise.",
+)
+@click.option(
+    "--max-batched-difference",
+    type=_SHARE,
+    help="Of a probability, in a batch and alone, at most. Likewise.",
 )
 @click.option(
     "--report",
@@ -97,6 +114,7 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
             device=asked["device"],
             runtime=asked["runtime"],
             limits=_limits(artifact, asked),
+            largest_batch=asked["largest_batch"],
             on_batch=on_batch,
         )
     if _is_reference_itself(artifact, source, evidence.proof):
@@ -205,10 +223,9 @@ def proof_text(artifact: "Artifact") -> str:
     proof = manifest.proof
     if proof is None or proof.limits is None:
         return f"{artifact.path}: not proved: {proof.how if proof else 'never run'}"
-    sizes = ", ".join(map(str, proof.batch_sizes))
     head = (
-        f"{artifact.path}: {_verdict(proof)} on {proof.photos} photos of {proof.data}, "
-        f"batch {sizes}"
+        f"{artifact.path}: {_verdict(proof)} on {proof.place}, with {proof.photos} photos of "
+        f"{proof.data}"
     )
     lines = [*_proof_lines(proof, proof.limits), *map(_further_line, manifest.further_proofs)]
     return "\n".join([head, *map(_wrapped, lines)])
@@ -224,7 +241,14 @@ def _verdict(proof: "Proof") -> str:
 
 def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
     from flowerseg.proof.checks import five_digits, is_scored, percent, warnings_of
+    from flowerseg.proofrecord import fault_text
 
+    streams = f" in {proof.streams} streams" if proof.streams > 1 else ""
+    yield (
+        f"run photo by photo, in batches of 1 to {max(proof.batch_sizes, default=1)}, and as "
+        f"folders are: batch {proof.folder_batch}{streams}"
+        f"{', CUDA graph' if proof.cuda_graph else ''}"
+    )
     yield (
         f"agreement with PyTorch FP32: IoU {five_digits(proof.agreement_iou)} "
         f"(at least {limits.agreement_iou:g}), along outlines {five_digits(proof.band_iou)}"
@@ -250,11 +274,17 @@ def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
             f"undecided ones differ by {proof.undecided_difference:.5f} in the mean "
             f"(at most {limits.undecided_difference:g})"
         )
+    if proof.batched_share is not None and proof.batched_difference is not None:
+        yield (
+            f"in a batch {percent(proof.batched_share)} of a photo's pixels change sides, compared "
+            f"with the photo alone (at most {percent(limits.batched_share)}); probabilities differ "
+            f"by up to {proof.batched_difference:.3f} (at most {limits.batched_difference:g})"
+        )
     yield proof.how
     if proof.emulated_agreement_iou is not None:
         yield f"emulated half: agreement IoU {proof.emulated_agreement_iou:.5f}"
     yield from (f"WARNING {warning}" for warning in warnings_of(proof))
-    yield from (f"FAULT {fault}" for fault in proof.faults)
+    yield from (f"FAULT {fault_text(fault)}" for fault in proof.faults)
 
 
 def _further_line(proof: "Proof") -> str:

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flowerseg.artifact import Batch
+from flowerseg.artifact import UNTUNED_BATCH, Batch
 from flowerseg.images import MAX_PIXELS
 from flowerseg.ranges import require_count
-
-UNTUNED_BATCH = 8  # for files that are tuned for no batch: enough to fill a GPU's pipeline
 
 
 class Save(StrEnum):
@@ -105,5 +103,9 @@ def batch_size(settings: PredictSettings, takes: Batch | None) -> int:
             f"fewer. Build it with --batch 1:{takes.opt}:{takes.max}"
         )
     if settings.batch and settings.batch > takes.max:
-        raise ValueError(f"a batch of {settings.batch}; this model takes at most {takes.max}")
+        raise ValueError(
+            f"a batch of {settings.batch}; this model takes at most {takes.max}, or was proved "
+            f"with no more. Where the file takes that many, flowerseg-verify --largest-batch "
+            f"{settings.batch} proves it"
+        )
     return settings.batch or takes.opt

@@ -2,7 +2,8 @@
 
 from flowerseg.proof.compare import BAND_PX, Compared, Expected, compare, expect
 from flowerseg.proof.limits import LIMITS
-from flowerseg.proof.prove import Evidence, OnBatch, Worst, prove, refuse_stranger
+from flowerseg.proof.passes import OnBatch, Worst
+from flowerseg.proof.prove import Evidence, prove, refuse_stranger
 
 __all__ = [
     "BAND_PX",

@@ -1,14 +1,11 @@
 """A proof as a list of checks: what was measured, what is allowed, and whether that holds."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flowerseg.artifact import Limits, Proof
 from flowerseg.caveats import caveat_text
 from flowerseg.metrics import score_text
-
-_TRUTH = "IoU against truth"
+from flowerseg.proofrecord import Fault, FaultKind, Limits, Proof, fault_text
 
 
 @dataclass(frozen=True)
@@ -28,25 +25,22 @@ class Check:
 
 
 def checks_of(proof: Proof) -> list[Check]:
-    """The checks of a proof that was run, each with the faults that belong to it.
-
-    A fault that belongs to none of them gets a check of its own: none is ever lost.
-    """
+    """The checks of a proof that was run, each with the faults that belong to it."""
     if proof.limits is None:
         return []
+    rows = list(_rows(proof, proof.limits))
     checks = [
         Check(
-            name,
-            found,
-            limit,
-            tuple(f for f in proof.faults if re.match(words, f)),
-            is_skipped=name == _TRUTH and not is_scored(proof),
+            row.name,
+            row.found,
+            row.limit,
+            tuple(fault_text(fault) for fault in proof.faults if row.has(fault)),
+            is_skipped=FaultKind.TRUTH in row.kinds and not is_scored(proof),
         )
-        for name, found, limit, words in _rows(proof, proof.limits)
+        for row in rows
     ]
-    known = {fault for check in checks for fault in check.faults}
-    if strange := tuple(fault for fault in proof.faults if fault not in known):
-        checks.append(Check("anything else", "", "", strange))
+    if others := [f for f in proof.faults if not any(row.has(f) for row in rows)]:
+        checks.append(Check("anything else", "", "", tuple(map(fault_text, others))))
     return checks
 
 
@@ -73,44 +67,76 @@ def five_digits(iou: float | None) -> str:
     return score_text(iou, 5)
 
 
-def _rows(proof: Proof, limits: Limits) -> Iterator[tuple[str, str, str, str]]:
-    """Name, finding, limit, and a pattern of how `prove` words the fault."""
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    found: str
+    limit: str
+    kinds: tuple[FaultKind, ...] = ()
+    is_emulated: bool = False
+
+    def has(self, fault: Fault) -> bool:
+        """Whether a fault belongs to this check."""
+        return fault.is_emulated if self.is_emulated else self._has_kind(fault)
+
+    def _has_kind(self, fault: Fault) -> bool:
+        return fault.kind in self.kinds and not fault.is_emulated
+
+
+def _rows(proof: Proof, limits: Limits) -> Iterator[_Row]:
     least = f"at least {limits.agreement_iou:g}"
-    most = f"at most {percent(limits.flipped_share)}"
-    for found in proof.agreement_by_batch:
-        name = f"agreement with PyTorch FP32, batch {found.batch}"
-        words = rf"agreement IoU .* at batch {found.batch} is below "
-        yield name, f"IoU {found.agreement_iou:.5f}", least, words
+    yield _Row(
+        "agreement with PyTorch FP32",
+        f"IoU {five_digits(proof.alone_agreement_iou)} photo by photo, "
+        f"{five_digits(proof.folder_agreement_iou)} as folders are run",
+        least,
+        (FaultKind.AGREEMENT,),
+    )
     truth = f"{five_digits(proof.model_iou)}, PyTorch {five_digits(proof.reference_iou)}"
-    yield (
-        _TRUTH,
+    yield _Row(
+        "IoU against truth",
         truth if is_scored(proof) else "n/a",
         f"may drop by {limits.iou_drop:g}",
-        "IoU against truth ",
+        (FaultKind.TRUTH,),
     )
-    share = percent(proof.flipped_share)
-    yield "pixels of one photo that change sides", share, most, r"[\d.]+% of the pixels of "
+    yield _Row(
+        "pixels of one photo that change sides",
+        percent(proof.flipped_share),
+        f"at most {percent(limits.flipped_share)}",
+        (FaultKind.FLIPPED,),
+    )
     if proof.largest_difference is not None:
-        yield (
+        yield _Row(
             "largest difference of a probability",
             f"{proof.largest_difference:.3f}",
             f"at most {limits.largest_difference:g}",
-            "probabilities of ",
+            (FaultKind.DIFFERENCE,),
         )
     if proof.undecided_difference is not None:
-        yield (
+        yield _Row(
             "mean difference where PyTorch is undecided",
             f"{proof.undecided_difference:.5f}",
             f"at most {limits.undecided_difference:g}",
-            "undecided probabilities ",
+            (FaultKind.UNDECIDED,),
         )
-    if any(size > 1 for size in proof.batch_sizes):
-        share = percent(proof.place_share)
-        yield "the same photo at every place of a batch", share, most, "the same photo at place "
+    if proof.batched_share is not None and proof.batched_difference is not None:
+        most = f"at most {percent(limits.batched_share)}, {limits.batched_difference:g}"
+        yield _Row(
+            "the same photo in a batch and alone",
+            f"{percent(proof.batched_share)} of its pixels, probabilities by "
+            f"{proof.batched_difference:.3f}",
+            most,
+            (
+                FaultKind.BATCHED,
+                FaultKind.BATCHED_DIFFERENCE,
+                FaultKind.STREAMED,
+                FaultKind.STREAMED_DIFFERENCE,
+            ),
+        )
     if proof.mode == "emulated":
-        yield (
+        yield _Row(
             "half precision, emulated",
             f"IoU {five_digits(proof.emulated_agreement_iou)}",
             least,
-            "emulated half: ",
+            is_emulated=True,
         )

@@ -11,6 +11,8 @@ LIMIT_FIELDS = {
     "max_flipped": "flipped_share",
     "max_difference": "largest_difference",
     "max_undecided": "undecided_difference",
+    "max_batched": "batched_share",
+    "max_batched_difference": "batched_difference",
 }
 """Options of flowerseg-verify, and the fields of `Limits` that they set."""
 
@@ -18,7 +20,8 @@ LIMIT_FIELDS = {
 def verify_command(model: Path, asked: Mapping[str, Any]) -> str:
     """The line for these options by name; None and auto, which are the defaults, are left out."""
     words = ["flowerseg-verify", str(model)]
-    for name in ("reference", "data", "split", "limit", *LIMIT_FIELDS, "device", "runtime"):
+    names = ("reference", "data", "split", "limit", "largest_batch", *LIMIT_FIELDS)
+    for name in (*names, "device", "runtime"):
         if asked.get(name) not in (None, "auto"):
             words += [f"--{name.replace('_', '-')}", str(asked[name])]
     return shlex.join(words)

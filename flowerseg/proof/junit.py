@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from flowerseg.artifact import Artifact, Proof
+from flowerseg.artifact import Artifact
 from flowerseg.files import write_bytes
 from flowerseg.proof.checks import Check, checks_of, warnings_of
+from flowerseg.proofrecord import Proof
 
 # A file's name may hold characters that XML 1.0 (section 2.2) cannot, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -65,6 +66,8 @@ def _properties(proof: Proof) -> dict[str, str]:
         "status": proof.status,
         "how": proof.how,
         "mode": proof.mode,
+        "device": proof.device,
+        "runtime": f"{proof.runtime} {proof.version}",
         "data": proof.data,
         "photos": str(proof.photos),
         "reference_sha256": proof.reference_sha256,

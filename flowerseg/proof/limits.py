@@ -1,6 +1,7 @@
 """What a correct export may differ by, and why."""
 
-from flowerseg.artifact import Limits, Precision
+from flowerseg.artifact import Precision
+from flowerseg.proofrecord import Limits
 
 # Rounding of a correct export stays inside, faults outside. MobileNetV3 of ten seeds, trained at
 # 96 x 96, a ResNet-101 and a ResNet-50 trained at 64 x 64, proved on photos of 256 x 256 in ONNX
@@ -28,13 +29,19 @@ from flowerseg.artifact import Limits, Precision
 # share of its pixels that change sides, and, where its flower is too small for that, how far its
 # probabilities may move. INT8 moves single probabilities anywhere, so it has no such limit.
 #
+# A photo in a batch, or beside other streams, came out bit for bit as it did alone: FP32, FP16 and
+# INT8 of the shipped MobileNetV3, at every batch size to 16, in two streams of one thread, in ONNX
+# Runtime and OpenVINO. GPUs may take another kernel for another batch size, which rounds otherwise:
+# the limits leave room for twice what a precision moves, and what INT8 moves where its floats are
+# rounded otherwise. No GPU has measured that yet.
+#
 # What moves all probabilities by little and no mask shows where the reference is undecided: a
 # result scaled by 255 instead of 256 moves those by 0.002 to 0.003 in the mean, one that is rounded
 # instead of floored by 0.002, BGR's standard deviations for RGB's by 0.0035 to 0.018.
 LIMITS: dict[Precision, Limits] = {
-    Precision.FP32: Limits(0.9995, 0.001, 0.005, 0.05, 0.0004),
-    Precision.TF32: Limits(0.998, 0.002, 0.01, 0.25, 0.0025),  # FP16's bits
-    Precision.BF16: Limits(0.998, 0.002, 0.01, 0.25, 0.01),
-    Precision.FP16: Limits(0.998, 0.002, 0.01, 0.25, 0.0025),
-    Precision.INT8: Limits(0.98, 0.01, 0.05, 1.0, 1.0),
+    Precision.FP32: Limits(0.9995, 0.001, 0.005, 0.05, 0.0004, 0.001, 0.02),
+    Precision.TF32: Limits(0.998, 0.002, 0.01, 0.25, 0.0025, 0.005, 0.1),  # FP16's bits
+    Precision.BF16: Limits(0.998, 0.002, 0.01, 0.25, 0.01, 0.005, 0.2),
+    Precision.FP16: Limits(0.998, 0.002, 0.01, 0.25, 0.0025, 0.005, 0.1),
+    Precision.INT8: Limits(0.98, 0.01, 0.05, 1.0, 1.0, 0.01, 0.5),
 }

@@ -15,19 +15,31 @@ from flowerseg.metrics import agreement_iou, iou, total
 from flowerseg.page import jpeg_url, png_url, render_page
 from flowerseg.proof.checks import checks_of, five_digits, is_scored, percent, warnings_of
 from flowerseg.proof.compare import BAND_PX, Compared, Expected
+from flowerseg.proof.passes import Departure, Parity, Worst, agreement_of
 from flowerseg.proof.pictures import close_up_of, difference, overview, shown_size
-from flowerseg.proof.prove import Evidence, Worst
+from flowerseg.proof.prove import Evidence
+from flowerseg.proofrecord import fault_text
 
 
 @dataclass(frozen=True)
-class BatchRow:
-    """What one batch size gave, over all photos."""
+class PassRow:
+    """What one way to run the file gave, over all photos, beside the reference."""
 
-    batch: int
+    name: str
     agreement_iou: float
     band_iou: float | None  # None: the reference draws no outline
     flipped_pixels: int
     worst: Compared  # the photo of which most pixels change sides
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """What one batch size gave, beside what the file makes of each photo alone."""
+
+    batch: int
+    photos: int
+    flipped_share: float
+    largest_difference: float
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,9 @@ def write_report(
         checks=checks_of(evidence.proof),
         warnings=warnings_of(evidence.proof),
         is_scored=is_scored(evidence.proof),
-        batches=batch_rows(evidence),
+        passes=pass_rows(evidence.parity),
+        batches=batch_rows(evidence.parity),
+        fault_text=fault_text,
         band_px=BAND_PX,
         worst=list(_worst_rows(evidence, photos)),
         command=command,
@@ -98,17 +112,38 @@ def write_due_report(
         write_report(path, evidence, artifact, photos, command)
 
 
-def batch_rows(evidence: Evidence) -> list[BatchRow]:
-    """One row for each batch size."""
+def pass_rows(parity: Parity) -> list[PassRow]:
+    """Photo by photo, and as folders are run."""
+    ways = {
+        "photo by photo": parity.alone,
+        f"as folders are run: batch {parity.folder_batch}, {parity.streams} "
+        f"stream{'s' if parity.streams > 1 else ''}": parity.folder,
+    }
     return [
-        BatchRow(
-            batch,
-            agreement_iou(total(c.agreement for c in found)),
+        PassRow(
+            name,
+            agreement_of(found),
             iou(total(c.band for c in found)),
             sum(c.flipped for c in found),
             max(found, key=lambda c: c.flipped_share),
         )
-        for batch, found in evidence.parity.by_batch.items()
+        for name, found in ways.items()
+    ]
+
+
+def batch_rows(parity: Parity) -> list[BatchRow]:
+    """One row for each batch size."""
+    by_size: dict[int, list[Departure]] = {}
+    for departure in parity.batched:
+        by_size.setdefault(departure.batch, []).append(departure)
+    return [
+        BatchRow(
+            size,
+            len(found),
+            max(departure.flipped_share for departure in found),
+            max(departure.largest_difference for departure in found),
+        )
+        for size, found in by_size.items()
     ]
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from flowerseg.artifact import Artifact, Proof
+from flowerseg.artifact import Artifact
 from flowerseg.files import write_bytes
 from flowerseg.markdown import markdown_code_block, markdown_line, markdown_text
 from flowerseg.proof.checks import checks_of, is_scored, warnings_of
+from flowerseg.proofrecord import Proof, fault_text
 
 
 def write_summary(path: Path, artifact: Artifact, proof: Proof, command: str) -> None:
@@ -37,7 +38,12 @@ def _lines(proof: Proof, model: str, command: str) -> Iterator[str]:
     how = markdown_text(proof.how)
     yield from ("", f"{proof.flipped_pixels} of {proof.pixels} pixels change sides; {how}.")
     if proof.faults:
-        yield from ("", "Faults:", "", *(f"- {markdown_line(fault)}" for fault in proof.faults))
+        yield from (
+            "",
+            "Faults:",
+            "",
+            *(f"- {markdown_line(fault_text(fault))}" for fault in proof.faults),
+        )
     if warnings := warnings_of(proof):
         yield from ("", "Warnings:", "", *(f"- {markdown_line(warning)}" for warning in warnings))
     if proof.worst:

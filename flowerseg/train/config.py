@@ -6,11 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from flowerseg.artifact import LARGEST_BATCH
 from flowerseg.files import convert_paths
 from flowerseg.folder import FolderRules
 from flowerseg.model import Architecture
 from flowerseg.preprocess import Preprocess
+from flowerseg.proofrecord import LARGEST_BATCH
 from flowerseg.ranges import require_between, require_open_share
 
 Trainable = Literal["head", "classifier", "all"]

@@ -12,15 +12,7 @@ import pytest
 import torch
 
 from flowerseg.arrays import Foreground, Images
-from flowerseg.artifact import (
-    Artifact,
-    Batch,
-    Kind,
-    Limits,
-    Manifest,
-    Precision,
-    Proof,
-)
+from flowerseg.artifact import Artifact, Batch, Kind, Manifest, Precision
 from flowerseg.backends import (
     Backend,
     SessionOptions,
@@ -37,6 +29,7 @@ from flowerseg.backends.device import computes_bf16
 from flowerseg.backends.null import NullBackend
 from flowerseg.errors import ArtifactError, BackendUnavailable
 from flowerseg.preprocess import Preprocess
+from flowerseg.proofrecord import Limits, Proof
 from flowerseg_export.config import ExportConfig
 from flowerseg_export.export import export_model
 
@@ -392,7 +385,10 @@ def test_folders_on_a_gpu_overlap_where_the_runtime_can(
 
 def _proved_in(artifact: Artifact, *runtimes: str) -> Artifact:
     limits = Limits(0.0, 1.0, 1.0, 1.0, 1.0)
-    proofs = tuple(Proof("proved", "here", runtime=runtime, limits=limits) for runtime in runtimes)
+    proofs = tuple(
+        Proof("proved", "here", runtime=runtime, limits=limits, device="cpu")
+        for runtime in runtimes
+    )
     return replace(artifact, manifest=replace(artifact.manifest, further_proofs=proofs))
 
 

@@ -7,14 +7,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from flowerseg.artifact import Batch, Kind, Manifest, Precision, Proof, publish
+from flowerseg.artifact import Batch, Kind, Manifest, Precision, publish
 from flowerseg.images import write_jpeg, write_png
 from flowerseg.preprocess import Preprocess
+from flowerseg.proofrecord import Proof
 from flowerseg_bench.results import Results
 from flowerseg_bench.suite import Plan, run_suite
 
 SIZE_HW = (32, 32)
-PLANTED = Proof("proved", "planted by a test", runtime="onnxruntime")
+PLANTED = Proof("proved", "planted by a test", runtime="onnxruntime", device="cpu", streams=2)
 
 
 @pytest.fixture

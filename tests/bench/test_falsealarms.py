@@ -1,5 +1,6 @@
 """Whether the proof passes correct exports: the figures by hand, the commands through a fake."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from flowerseg.errors import FlowersegError
+from flowerseg.proofrecord import Fault, FaultKind
 from flowerseg_bench.falsealarms import measure
 from flowerseg_bench.falsealarms.cli import main
 from flowerseg_bench.falsealarms.measure import Setup, Verdict, finding_of
@@ -29,11 +31,11 @@ SETUP = Setup(
 )
 
 
-def proof_of(status: str, *faults: str) -> dict[str, Any]:
+def proof_of(status: str, *faults: Fault) -> dict[str, Any]:
     return {
         "status": status,
         "runtime": "onnxruntime",
-        "faults": list(faults),
+        "faults": [dataclasses.asdict(fault) for fault in faults],
         "agreement_iou": 0.99875,
         "flipped_share": 0.0025,
         "undecided_difference": 0.0006,
@@ -42,15 +44,21 @@ def proof_of(status: str, *faults: str) -> dict[str, Any]:
     }
 
 
+LOW = Fault(FaultKind.AGREEMENT, 0.97, 0.98, "rose", (1,))
+
+
 def test_a_correct_export_that_is_refused_is_counted_and_its_reason_told() -> None:
     proved = Verdict(0, "FP32", 0.875, proof_of("proved"))
-    refused = Verdict(1, "INT8", 0.8125, proof_of("failed", "agreement IoU 0.97 is below 0.98"))
+    refused = Verdict(1, "INT8", 0.8125, proof_of("failed", LOW))
     finding = finding_of(SETUP, [proved, refused])
     assert finding.headline == (
         "1 of 2 proofs of correct exports of deeplabv3_mobilenet_v3_large, trained from 2 seeds, "
         "failed"
     )
-    assert finding.notes[0] == "seed 1, INT8 in onnxruntime: agreement IoU 0.97 is below 0.98"
+    assert finding.notes[0] == (
+        "seed 1, INT8 in onnxruntime: agreement IoU 0.9700 at batch 1 is below 0.98 "
+        "(worst photo: rose)"
+    )
     assert finding.table.rows == (
         (
             "seed 0, FP32 in onnxruntime",

@@ -15,11 +15,12 @@ import torch
 from click.testing import CliRunner, Result
 from onnx import helper
 
-from flowerseg.artifact import Artifact, Proof, manifest_path, open_artifact
+from flowerseg.artifact import Artifact, manifest_path, open_artifact
 from flowerseg.checkpoint import load_checkpoint
 from flowerseg.data import open_photos
 from flowerseg.errors import ArtifactError, ExportError
 from flowerseg.images import resize_area
+from flowerseg.proofrecord import Proof
 from flowerseg_export import export as export_module
 from flowerseg_export.cli import export
 from flowerseg_export.int8 import Calibration, Flavour

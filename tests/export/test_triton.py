@@ -25,10 +25,8 @@ from flowerseg.artifact import (
     Artifact,
     Batch,
     Kind,
-    Limits,
     Manifest,
     Precision,
-    Proof,
     open_artifact,
     publish,
     whole_range,
@@ -39,6 +37,7 @@ from flowerseg.data import PhotoSet
 from flowerseg.errors import ExportError, OutputError
 from flowerseg.images import read_rgb, resize_area, resize_bilinear
 from flowerseg.preprocess import Preprocess
+from flowerseg.proofrecord import Limits, Proof
 from flowerseg.segmenter import Segmenter
 from flowerseg_export.triton import (
     refuse_unservable,

@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from onnx import TensorProto, helper, numpy_helper
 
 from flowerseg.arrays import Rgb
-from flowerseg.artifact import Batch, Kind, Manifest, Precision, Proof, publish
+from flowerseg.artifact import Batch, Kind, Manifest, Precision, publish
 from flowerseg.cli.predict import predict
 from flowerseg.errors import (
     ArtifactError,
@@ -32,6 +32,7 @@ from flowerseg.predict import FolderReport, PhotoResult, PredictSettings, Save, 
 from flowerseg.predict.ray_ import Opening, segment_listing_on_ray
 from flowerseg.predict.remote import RemoteFolder, is_remote
 from flowerseg.preprocess import Preprocess
+from flowerseg.proofrecord import Proof
 from flowerseg.segmenter import Segmenter
 
 # Only this machine hears of it. Both are read as Ray is imported, by its processes too.
@@ -79,7 +80,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         precision=Precision.FP32,
         preprocess=Preprocess((SIDE, SIDE)),
         batch=Batch(1, 2, 4),
-        proof=Proof(status="proved", how="test"),
+        proof=Proof(status="proved", how="test", device="cpu", streams=8),
     )
     publish(path, manifest, lambda file: onnx.save(network, str(file)))
     return path

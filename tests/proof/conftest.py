@@ -6,7 +6,8 @@ import pytest
 
 from flowerseg.artifact import Precision
 from flowerseg.proof import LIMITS
-from flowerseg.proof.prove import Evidence, faults_of
+from flowerseg.proof.faults import faults_of
+from flowerseg.proof.prove import Evidence
 
 
 @pytest.fixture

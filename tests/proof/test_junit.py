@@ -8,24 +8,32 @@ import numpy as np
 import pytest
 
 from flowerseg.arrays import BACKGROUND
-from flowerseg.artifact import Artifact, BatchAgreement, Limits, Proof, WorstPhoto
+from flowerseg.artifact import Artifact
 from flowerseg.caveats import Caveat, CaveatKind
 from flowerseg.metrics import Counts
 from flowerseg.proof import Compared, Expected
 from flowerseg.proof.checks import checks_of, percent
+from flowerseg.proof.faults import faults_of
 from flowerseg.proof.junit import junit_from_proof, write_junit
-from flowerseg.proof.prove import Parity, faults_of
+from flowerseg.proof.passes import Departure, Parity
 from flowerseg.proof.summary import markdown_from_proof, write_summary
+from flowerseg.proofrecord import Fault, FaultKind, Limits, Proof, WorstPhoto, fault_text
 
 FAULTS = (
-    "agreement IoU 0.9900 at batch 8 is below 0.998 (worst photo a<b: 0.9000)",
+    Fault(FaultKind.AGREEMENT, 0.99, 0.998, "a<b", (8,)),
+    Fault(FaultKind.FLIPPED, 0.05, 0.01, "a<b", (8,)),
+    Fault(FaultKind.BATCHED, 0.05, 0.005, "a<b", (4, 5, 8), place=2),
+)
+TEXTS = (
+    "agreement IoU 0.9900 at batch 8 is below 0.998 (worst photo: a<b)",
     "5.0% of the pixels of a<b change sides at batch 8, more than 1.0%",
-    "the same photo at place 8 of a batch of 8 has 5.0% more pixels that change sides",
+    "in batches of 4, 5 and 8, at place 2, 5.0% of the pixels of a<b change sides, compared with "
+    "the same photo alone; more than 0.5%",
 )
 PROOF = Proof(
     status="failed",
     how="executed by hand",
-    limits=Limits(0.998, 0.002, 0.01, 0.25),
+    limits=Limits(0.998, 0.002, 0.01, 0.25, batched_share=0.005, batched_difference=0.1),
     photos=6,
     data="flowers/val1 0123456789ab",
     batch_sizes=(1, 8),
@@ -35,35 +43,41 @@ PROOF = Proof(
     reference_sha256="ab" * 32,
     mode="emulated",
     faults=FAULTS,
-    agreement_by_batch=(BatchAgreement(1, 0.9999), BatchAgreement(8, 0.99)),
+    alone_agreement_iou=0.9999,
+    folder_agreement_iou=0.99,
+    runtime="onnxruntime",
+    version="1.31.1",
+    device="cpu",
+    streams=2,
     emulated_agreement_iou=0.9995,
     band_iou=0.98,
     flipped_pixels=321,
     pixels=60000,
     flipped_share=0.05,
-    place_share=0.0496,
+    batched_share=0.05,
+    batched_difference=0.0625,
     largest_difference=0.125,
     worst=(WorstPhoto("a<b", 8, 0.9, 300), WorstPhoto("c_d", 1, 0.99, 21)),
 )
 
 XML = """\
 <?xml version='1.0' encoding='utf-8'?>
-<testsuites name="flowerseg-verify" tests="7" failures="3" errors="0">
-  <testsuite name="flower.onnx" tests="7" failures="3" errors="0" skipped="0">
+<testsuites name="flowerseg-verify" tests="6" failures="3" errors="0">
+  <testsuite name="flower.onnx" tests="6" failures="3" errors="0" skipped="0">
     <properties>
       <property name="status" value="failed" />
       <property name="how" value="executed by hand" />
       <property name="mode" value="emulated" />
+      <property name="device" value="cpu" />
+      <property name="runtime" value="onnxruntime 1.31.1" />
       <property name="data" value="flowers/val1 0123456789ab" />
       <property name="photos" value="6" />
       <property name="reference_sha256" value="SHA" />
     </properties>
-    <testcase classname="flowerseg.proof.flower_onnx" name="agreement with PyTorch FP32, batch 1">
-      <system-out>IoU 0.99990 (at least 0.998)</system-out>
-    </testcase>
-    <testcase classname="flowerseg.proof.flower_onnx" name="agreement with PyTorch FP32, batch 8">
+    <testcase classname="flowerseg.proof.flower_onnx" name="agreement with PyTorch FP32">
       <failure message="FAULT0" type="ParityError">FAULT0</failure>
-      <system-out>IoU 0.99000 (at least 0.998)</system-out>
+      <system-out>IoU 0.99990 photo by photo, 0.99000 as folders are run \
+(at least 0.998)</system-out>
     </testcase>
     <testcase classname="flowerseg.proof.flower_onnx" name="IoU against truth">
       <system-out>0.97060, PyTorch 0.97100 (may drop by 0.002)</system-out>
@@ -75,10 +89,9 @@ XML = """\
     <testcase classname="flowerseg.proof.flower_onnx" name="largest difference of a probability">
       <system-out>0.125 (at most 0.25)</system-out>
     </testcase>
-    <testcase classname="flowerseg.proof.flower_onnx" \
-name="the same photo at every place of a batch">
+    <testcase classname="flowerseg.proof.flower_onnx" name="the same photo in a batch and alone">
       <failure message="FAULT2" type="ParityError">FAULT2</failure>
-      <system-out>5 % (at most 1 %)</system-out>
+      <system-out>5 % of its pixels, probabilities by 0.062 (at most 0.5 %, 0.1)</system-out>
     </testcase>
     <testcase classname="flowerseg.proof.flower_onnx" name="half precision, emulated">
       <system-out>IoU 0.99950 (at least 0.998)</system-out>
@@ -87,29 +100,31 @@ name="the same photo at every place of a batch">
 </testsuites>
 """
 
-MARKDOWN = r"""### flower.onnx: **FAILED** on 6 photos of flowers/val1 0123456789ab
+MARKDOWN = """### flower.onnx: **FAILED** on 6 photos of flowers/val1 0123456789ab
 
 | check | found | limit | |
 |---|---|---|---|
-| agreement with PyTorch FP32, batch 1 | IoU 0.99990 | at least 0.998 | ok |
-| agreement with PyTorch FP32, batch 8 | IoU 0.99000 | at least 0.998 | FAILED |
+| agreement with PyTorch FP32 | IoU 0.99990 photo by photo, 0.99000 as folders are run \
+| at least 0.998 | FAILED |
 | IoU against truth | 0.97060, PyTorch 0.97100 | may drop by 0.002 | ok |
 | pixels of one photo that change sides | 5 % | at most 1 % | FAILED |
 | largest difference of a probability | 0.125 | at most 0.25 | ok |
-| the same photo at every place of a batch | 5 % | at most 1 % | FAILED |
+| the same photo in a batch and alone | 5 % of its pixels, probabilities by 0.062 \
+| at most 0.5 %, 0.1 | FAILED |
 | half precision, emulated | IoU 0.99950 | at least 0.998 | ok |
 
 321 of 60000 pixels change sides; executed by hand.
 
 Faults:
 
-- agreement IoU 0.9900 at batch 8 is below 0.998 (worst photo a\<b: 0.9000)
-- 5.0% of the pixels of a\<b change sides at batch 8, more than 1.0%
-- the same photo at place 8 of a batch of 8 has 5.0% more pixels that change sides
+- agreement IoU 0.9900 at batch 8 is below 0.998 (worst photo: a\\<b)
+- 5.0% of the pixels of a\\<b change sides at batch 8, more than 1.0%
+- in batches of 4, 5 and 8, at place 2, 5.0% of the pixels of a\\<b change sides, compared with \
+the same photo alone; more than 0.5%
 
 Worst photos:
 
-- a\<b, batch 8: 300 pixels change sides, agreement IoU 0.9000
+- a\\<b, batch 8: 300 pixels change sides, agreement IoU 0.9000
 - c_d, batch 1: 21 pixels change sides, agreement IoU 0.9900
 
 Prove it again:
@@ -138,7 +153,7 @@ ALLOWED = {
 
 def test_xml_is_the_hand_written_one() -> None:
     expected = XML.replace("SHA", "ab" * 32)
-    for i, fault in enumerate(FAULTS):
+    for i, fault in enumerate(TEXTS):
         expected = expected.replace(f"FAULT{i}", fault.replace("<", "&lt;"))
     assert junit_from_proof(PROOF, "flower.onnx").decode() == expected
 
@@ -153,10 +168,10 @@ def test_xml_has_only_what_the_schema_allows() -> None:
 
 
 def test_characters_that_xml_cannot_hold_are_replaced() -> None:
-    spoilt = dataclasses.replace(PROOF, faults=("IoU against truth\x00 of b\udcff",))
+    spoilt = dataclasses.replace(PROOF, faults=(Fault(FaultKind.AGREEMENT, photo="a\x00b\udcff"),))
     root = ET.fromstring(junit_from_proof(spoilt, "a\x1b.onnx"))
     (failure,) = root.iter("failure")
-    assert failure.attrib["message"] == "IoU against truth\ufffd of b\ufffd"
+    assert failure.attrib["message"].endswith("(worst photo: a\ufffdb\ufffd)")
     assert root[0].attrib["name"] == "a\ufffd.onnx"
 
 
@@ -176,50 +191,79 @@ def test_proved_file_has_neither_failures_nor_a_list_of_faults() -> None:
     assert "Worst" not in text
 
 
-def test_batch_of_one_has_no_places_and_executed_half_no_emulation() -> None:
-    alone = dataclasses.replace(
-        PROOF, mode="executed", batch_sizes=(1,), agreement_by_batch=(BatchAgreement(1, 1.0),)
-    )
-    assert [check.name for check in checks_of(alone)][:3] == [
-        "agreement with PyTorch FP32, batch 1",
+def test_executed_half_has_no_emulation() -> None:
+    alone = dataclasses.replace(PROOF, mode="executed")
+    assert [check.name for check in checks_of(alone)] == [
+        "agreement with PyTorch FP32",
         "IoU against truth",
         "pixels of one photo that change sides",
+        "largest difference of a probability",
+        "the same photo in a batch and alone",
     ]
 
 
-def test_fault_of_an_unknown_kind_is_a_failed_case_of_its_own() -> None:
-    strange = dataclasses.replace(PROOF, faults=("the moon is full",))
+def test_fault_without_a_figure_is_a_failed_case_of_its_own() -> None:
+    strange = dataclasses.replace(PROOF, faults=(Fault(FaultKind.NO_OUTLINE, count=6),))
     *known, last = checks_of(strange)
     assert not any(check.faults for check in known)
-    assert (last.name, last.faults) == ("anything else", ("the moon is full",))
+    assert last.name == "anything else"
+    assert last.faults[0].startswith("the reference draws no outline in any of the 6 photos")
     root = ET.fromstring(junit_from_proof(strange, "flower.onnx"))
-    assert (root.attrib["tests"], root.attrib["failures"]) == ("8", "1")
+    assert (root.attrib["tests"], root.attrib["failures"]) == ("7", "1")
 
 
-def test_every_fault_that_the_proof_words_has_its_check() -> None:
-    """All at once: masks that disagree at batch 1 and 8, at one place, and lose against truth."""
+def test_every_kind_of_fault_has_its_check_and_its_words() -> None:
+    faults = [
+        Fault(kind, 0.5, 0.1, "rose", (1, 8), place=1, count=2, detail="it overflows")
+        for kind in FaultKind
+    ]
+    emulated = [dataclasses.replace(fault, is_emulated=True) for fault in faults]
+    found = dataclasses.replace(PROOF, faults=(*faults, *emulated), undecided_difference=0.1)
+    checks = checks_of(found)
+    assert [(check.name, len(check.faults)) for check in checks] == [
+        ("agreement with PyTorch FP32", 1),
+        ("IoU against truth", 1),
+        ("pixels of one photo that change sides", 1),
+        ("largest difference of a probability", 1),
+        ("mean difference where PyTorch is undecided", 1),
+        ("the same photo in a batch and alone", 4),
+        ("half precision, emulated", len(FaultKind)),
+        ("anything else", 3),
+    ]
+    texts = [fault_text(fault) for fault in faults]
+    assert len(set(texts)) == len(FaultKind) - 1  # the two that carry their words
+    assert all(text and text[-1] != "." for text in texts)
+
+
+def test_each_fault_is_found_once_where_it_is_worst() -> None:
+    """Masks that disagree alone and in a folder run, at one place and beside another stream."""
     half, right = Counts(50, 0, 50, 0), Counts(100, 0, 0, 0)
     lost = Counts(40, 0, 50, 10)  # against labels with background in the last row
-    bad = Compared("a b at batch 8 is below", half, half, lost, 1.0)
-    good = Compared("a b at batch 8 is below", right, right, right, 0.0)
+    bad = Compared("rose", half, half, lost, 1.0)
+    worse = dataclasses.replace(bad, name="lily", agreement=Counts(40, 0, 60, 0))
+    good = Compared("leaf", right, right, right, 0.0)
     full = np.ones((10, 10), np.bool_)
     frame = np.zeros((10, 10, 3), np.uint8)
     labels = full.astype(np.uint8)
     labels[-1] = BACKGROUND
     expected = Expected(bad.name, frame, labels, frame[..., 0], full, full)
-    parity = Parity({1: [bad], 8: [bad]}, [(8, 0, good), (8, 1, bad)], [])
-    limits = Limits(0.998, 0.002, 0.01, 0.25)
-    own = faults_of(parity, [expected], limits)
-    faults = (*own, *(f"emulated half: {fault}" for fault in own))
-    checks = checks_of(dataclasses.replace(PROOF, faults=faults))
-    assert [(check.name, len(check.faults)) for check in checks] == [
-        ("agreement with PyTorch FP32, batch 1", 1),
-        ("agreement with PyTorch FP32, batch 8", 1),
-        ("IoU against truth", 1),
-        ("pixels of one photo that change sides", 2),
-        ("largest difference of a probability", 2),
-        ("the same photo at every place of a batch", 1),
-        ("half precision, emulated", 8),
+    parity = Parity(
+        alone=[good, bad],
+        folder=[good, worse],
+        folder_batch=8,
+        streams=2,
+        batched=[Departure("rose", size, 2, 0.02 * size, 0.5) for size in (3, 4, 5)],
+        streamed=[Departure("lily", 8, 0, 0.0, 0.25)],
+    )
+    limits = Limits(0.998, 0.002, 0.01, 0.25, 1.0, 0.07, 0.1)
+    found = faults_of(parity, [expected], limits)
+    assert [dataclasses.replace(fault, found=round(fault.found, 9)) for fault in found] == [
+        Fault(FaultKind.AGREEMENT, 0.7, 0.998, "lily", (1, 8)),
+        Fault(FaultKind.FLIPPED, 0.6, 0.01, "lily", (1, 8)),
+        Fault(FaultKind.DIFFERENCE, 1.0, 0.25, "rose", (1, 8)),
+        Fault(FaultKind.BATCHED, 0.1, 0.07, "rose", (4, 5), place=2),
+        Fault(FaultKind.STREAMED_DIFFERENCE, 0.25, 0.1, "lily", (8,), count=2),
+        Fault(FaultKind.TRUTH, round(90 / 100 - 140 / 190, 9), 0.002),
     ]
 
 

@@ -14,15 +14,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from flowerseg.arrays import Images
-from flowerseg.artifact import (
-    Artifact,
-    Kind,
-    Precision,
-    Proof,
-    WorstPhoto,
-    as_parent,
-    publish,
-)
+from flowerseg.artifact import Artifact, Kind, Precision, as_parent, publish
 from flowerseg.checkpoint import save_checkpoint
 from flowerseg.cli.verify import verify
 from flowerseg.data import PhotoSet
@@ -40,6 +32,7 @@ from flowerseg.proof.layers import (
     values_of_network,
 )
 from flowerseg.proof.locate import OWN_ERROR, Search, first_departure, locate, spots_in
+from flowerseg.proofrecord import Proof, WorstPhoto
 from flowerseg_export import cpu
 from flowerseg_export.config import ExportConfig
 from flowerseg_export.export import export_model

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -14,20 +15,21 @@ from onnx import helper, numpy_helper
 from flowerseg.artifact import (
     Artifact,
     Batch,
-    Limits,
     Precision,
     as_parent,
     open_artifact,
     publish,
     rewrite_manifest,
 )
+from flowerseg.backends.device import allowed_cores
 from flowerseg.checkpoint import save_checkpoint
 from flowerseg.data import PhotoSet
 from flowerseg.errors import ArtifactError
 from flowerseg.model import FlowerNet
 from flowerseg.preprocess import Preprocess
 from flowerseg.proof import LIMITS, prove, refuse_stranger
-from flowerseg.proof.prove import _batches, batch_sizes
+from flowerseg.proof.passes import batch_sizes
+from flowerseg.proofrecord import Limits
 from tests.loud import louder
 
 Spoil = Callable[[onnx.ModelProto], None]
@@ -61,7 +63,10 @@ def test_correct_export_is_proved(fixture: str, request: pytest.FixtureRequest) 
     assert proof is not None
     assert proof.status == "proved"
     assert proof.photos == 6
-    assert proof.batch_sizes == (1, 3, 8)
+    assert proof.batch_sizes == (1, 2, 3, 4, 5, 6, 7, 8, 13, 16)
+    assert (proof.runtime, proof.device, proof.folder_batch) == ("onnxruntime", "cpu", 8)
+    assert proof.streams == min(len(allowed_cores()), 8)
+    assert proof.version == onnxruntime.__version__
     assert proof.limits is not None
     assert proof.agreement_iou is not None
     assert proof.agreement_iou >= proof.limits.agreement_iou
@@ -173,61 +178,55 @@ def test_file_with_one_changed_byte_is_refused(
         prove(Artifact(path, fp32_onnx.manifest), reference, val_photos, device="cpu")
 
 
+SMALL = [1, 2, 3, 4, 5, 6, 7, 8]
+
+
 @pytest.mark.parametrize(
-    ("ranges", "sizes"),
+    ("ranges", "largest", "sizes"),
     [
-        ([], [1, 3, 8]),
-        ([Batch(1, 8, 64)], [1, 3, 8, 64]),
-        ([Batch(1, 1, 1)], [1]),
-        ([Batch(1, 2, 2)], [1, 2]),
-        ([Batch(4, 4, 16)], [4, 16]),
-        ([Batch(1, 3, 3)], [1, 3]),
-        ([Batch(1, 1, 1), Batch(2, 8, 16), Batch(17, 48, 64)], [1, 3, 8, 16, 48, 64]),
+        ([], None, [*SMALL, 13, 16]),
+        ([], 40, [*SMALL, 13, 16, 27, 32, 40]),
+        ([], 4, [1, 2, 3, 4]),
+        ([Batch(1, 8, 64)], None, [*SMALL, 13, 16, 27, 32, 53, 64]),
+        ([Batch(1, 8, 64)], 200, [*SMALL, 13, 16, 27, 32, 53, 64]),
+        ([Batch(1, 1, 1)], None, [1]),
+        ([Batch(1, 2, 2)], None, [1, 2]),
+        ([Batch(4, 4, 16)], None, [4, 5, 6, 7, 8, 13, 16]),
+        (
+            [Batch(1, 1, 1), Batch(2, 10, 17), Batch(18, 48, 64)],
+            None,
+            [*SMALL, 10, 13, 16, 17, 18, 27, 32, 48, 53, 64],
+        ),
     ],
 )
-def test_batch_sizes_are_one_an_odd_one_and_of_each_profile_the_tuned_and_the_largest(
-    ranges: list[Batch], sizes: list[int]
+def test_batch_sizes_are_all_small_ones_and_of_the_others_each_kind(
+    ranges: list[Batch], largest: int | None, sizes: list[int]
 ) -> None:
-    assert batch_sizes(ranges) == sizes
+    assert batch_sizes(ranges, largest) == sizes
 
 
-def test_progress_ends_at_the_whole(reference: Artifact, val_photos: PhotoSet) -> None:
+def test_progress_ends_at_the_whole(
+    fp32_onnx: Artifact, reference: Artifact, val_photos: PhotoSet
+) -> None:
     seen: list[tuple[int, int]] = []
-    prove(reference, reference, val_photos, device="cpu", on_batch=lambda *at: seen.append(at))
-    # 6 photos one by one; 3 + 3 + 2, then one photo thrice; 8 + 2, then one photo eight times.
-    assert seen[0] == (1, 35)
-    assert seen[-1] == (35, 35)
-    assert len(seen) == 6 + (3 + 1) + (2 + 1)
+    prove(fp32_onnx, reference, val_photos, device="cpu", on_batch=lambda *at: seen.append(at))
+    # 6 photos alone; each size above 1 twice; two batches of 8 for each stream as a folder is run.
+    in_all = 6 + 2 * (sum(range(2, 9)) + 13 + 16) + 2 * 8 * min(len(allowed_cores()), 8)
+    assert seen[0] == (1, in_all)
+    assert seen[-1] == (in_all, in_all)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
 
-@pytest.mark.parametrize(
-    ("photos", "size", "least", "lengths"),
-    [
-        (6, 1, 1, [1] * 6),
-        (6, 2, 1, [2, 2, 2]),
-        (6, 3, 1, [3, 3, 2]),
-        (7, 3, 1, [3, 3, 2]),
-        (6, 8, 1, [8, 2]),
-        (64, 64, 1, [64, 2]),
-        (6, 4, 4, [4, 4]),
-        (6, 16, 4, [16, 4]),
-        (1, 8, 1, [8, 2]),
-    ],
-)
-def test_batches_end_with_one_that_is_not_full_where_the_model_takes_it(
-    photos: int, size: int, least: int, lengths: list[int]
+def test_larger_batches_are_proved_where_they_are_asked_for(
+    fp32_onnx: Artifact, reference: Artifact, val_photos: PhotoSet
 ) -> None:
-    batches = list(_batches(range(photos), size, least))
-    assert [len(batch) for batch in batches] == lengths
-    # Every photo comes, and photos follow one another.
-    assert [item for batch in batches for item in batch] == [
-        place % photos for place in range(sum(lengths))
-    ]
+    proof = prove(fp32_onnx, reference, val_photos, device="cpu", largest_batch=20).proof
+    assert proof.batch_sizes[-3:] == (13, 16, 20)
 
 
 def test_every_precision_has_limits_that_a_visible_fault_exceeds() -> None:
-    assert LIMITS[Precision.FP32] == Limits(0.9995, 0.001, 0.005, 0.05, 0.0004)
-    assert LIMITS[Precision.FP16] == Limits(0.998, 0.002, 0.01, 0.25, 0.0025)
+    assert LIMITS[Precision.FP32] == Limits(0.9995, 0.001, 0.005, 0.05, 0.0004, 0.001, 0.02)
+    assert LIMITS[Precision.FP16] == Limits(0.998, 0.002, 0.01, 0.25, 0.0025, 0.005, 0.1)
     assert set(LIMITS) == set(Precision)
 
 

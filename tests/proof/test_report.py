@@ -8,26 +8,18 @@ import numpy as np
 import pytest
 
 from flowerseg.arrays import Labels, Mask, Rgb
-from flowerseg.artifact import (
-    Artifact,
-    BatchAgreement,
-    Kind,
-    Limits,
-    Manifest,
-    Parent,
-    Precision,
-    Proof,
-)
+from flowerseg.artifact import Artifact, Kind, Manifest, Parent, Precision
 from flowerseg.caveats import Caveat, CaveatKind
 from flowerseg.data import LabelledPhoto, PhotoSet
 from flowerseg.folder import MASK_PALETTE
 from flowerseg.images import decode_rgb, write_mask, write_png
 from flowerseg.preprocess import Preprocess
-from flowerseg.proof import Evidence, Expected, Worst, compare
+from flowerseg.proof import Evidence, Expected, compare
 from flowerseg.proof.compare import band_of
+from flowerseg.proof.passes import Departure, Parity, Worst
 from flowerseg.proof.pictures import Window, close_up_of, overview
-from flowerseg.proof.prove import Parity
 from flowerseg.proof.report import report_path, write_due_report, write_report
+from flowerseg.proofrecord import Fault, FaultKind, Limits, Proof
 
 SIZE_HW = (100, 150)
 COLOUR = (90, 120, 150)
@@ -43,7 +35,10 @@ def page(tmp_path: Path) -> str:
 
 def test_the_three_ious_stand_apart_with_their_limits(page: str) -> None:
     text = words(page)
-    assert "0.99123 agreement IoU, this file with PyTorch; the lowest of all batch sizes" in text
+    assert (
+        "0.99123 agreement IoU, this file with PyTorch; the lower of photo by photo and as folders "
+        "are run"
+    ) in text
     assert "at least 0.98 0.97777 IoU against truth, PyTorch what there is to lose 0.97555" in text
     assert "0.97555 IoU against truth, this file may drop by 0.01" in text
 
@@ -54,14 +49,18 @@ def test_the_other_numbers_of_the_proof_are_there_too(page: str) -> None:
     assert "77 of 15000 pixels change sides" in text
     assert "0.441 largest difference of a probability" in text
     assert "ok pixels of one photo that change sides 0.02 % at most 5 %" in text
-    assert "ok the same photo at every place of a batch 0.012 % at most 5 %" in text
+    assert (
+        "ok the same photo in a batch and alone 0.012 % of its pixels, probabilities by 0.062 at "
+        "most 5 %, 1"
+    ) in text
 
 
-def test_each_batch_size_has_its_row(page: str) -> None:
+def test_each_way_to_run_the_file_and_each_batch_size_has_its_row(page: str) -> None:
     # Of 400 flower pixels of the reference 2 are missing, and 1 is too many: 398 / 401.
-    assert "1 0.99252" in words(page)
-    assert "8 1.00000 1.00000 0 – 0 %" in words(page)
+    assert "photo by photo 0.99252" in words(page)
+    assert "as folders are run: batch 8, 2 streams 1.00000 1.00000 0 – 0 %" in words(page)
     assert "3 leaf 0.02 %" in words(page)
+    assert "8 2 0.012 % 0.062" in words(page)
 
 
 def test_a_warning_about_the_labels_is_on_the_page(tmp_path: Path) -> None:
@@ -153,18 +152,22 @@ def test_close_up_is_where_most_pixels_change_sides() -> None:
 
 
 def test_failed_proof_says_first_what_is_wrong(tmp_path: Path) -> None:
-    fault = "agreement IoU 0.9912 at batch 1 is below 0.995 (worst photo leaf: 0.9925)"
-    text = words(written(tmp_path, evidence(status="failed", faults=(fault,))))
+    fault = "agreement IoU 0.9912 at batch 1 is below 0.995 (worst photo: leaf)"
+    found = Fault(FaultKind.AGREEMENT, 0.9912, 0.995, "leaf", (1,))
+    text = words(written(tmp_path, evidence(status="failed", faults=(found,))))
     assert "a.onnx is not proved Do not deploy this file" in text
     assert text.index(fault) < text.index("agreement IoU, this file with PyTorch")
-    assert "FAILED agreement with PyTorch FP32, batch 1" in text
-    assert "ok agreement with PyTorch FP32, batch 8" in text
+    assert (
+        "FAILED agreement with PyTorch FP32 IoU 0.99123 photo by photo, 1.00000 as folders are "
+        "run at least 0.98"
+    ) in text
 
 
 def test_what_was_executed_and_what_emulated_is_said_apart(tmp_path: Path, page: str) -> None:
-    assert "Executed: this very file at batch 1, 8, by null on nothing. Emulated: nothing." in (
-        words(page)
-    )
+    assert (
+        "Executed: this very file, photo by photo, in batches of 1, 8, and as folders are run "
+        "(batch 8, 2 streams), by null on nothing. Emulated: nothing."
+    ) in words(page)
     emulated = evidence(mode="emulated", emulated_agreement_iou=0.99876)
     text = words(written(tmp_path, emulated))
     assert "What was executed, and what emulated" in text
@@ -187,7 +190,8 @@ def test_the_page_needs_no_other_file_no_script_and_no_network(page: str) -> Non
 
 def test_what_others_named_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
-    page = written(tmp_path, evidence(status="failed", how=evil, data=evil, faults=(evil,)))
+    fault = Fault(FaultKind.OVERFLOW, detail=evil)
+    page = written(tmp_path, evidence(status="failed", how=evil, data=evil, faults=(fault,)))
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
@@ -261,7 +265,19 @@ def evidence(**proof: object) -> Evidence:
     expected = Expected("leaf", frame, labels, foreground, mask, band_of(mask))
     bad = compare(expected, foreground, spoilt_mask())
     good = compare(expected, foreground, mask)
-    parity = Parity({1: [bad], 8: [good]}, [], [Worst(bad, 1, spoilt_mask())])
+    parity = Parity(
+        [bad],
+        1,
+        [good],
+        8,
+        2,
+        [
+            Departure("leaf", 8, 1, 0.00012, 0.03),
+            Departure("leaf", 8, 2, 0.0, 0.0625),
+        ],
+        [],
+        [Worst(bad, 1, spoilt_mask())],
+    )
     fields = {
         "status": "proved",
         "how": "executed by null on nothing",
@@ -272,12 +288,16 @@ def evidence(**proof: object) -> Evidence:
         "agreement_iou": 0.99123,
         "model_iou": 0.97555,
         "reference_iou": 0.97777,
-        "agreement_by_batch": (BatchAgreement(1, 0.99123), BatchAgreement(8, 1.0)),
+        "alone_agreement_iou": 0.99123,
+        "folder_agreement_iou": 1.0,
         "band_iou": 0.88321,
         "flipped_pixels": 77,
         "pixels": 15000,
         "flipped_share": 0.0002,
-        "place_share": 0.00012,
+        "batched_share": 0.00012,
+        "batched_difference": 0.0625,
+        "folder_batch": 8,
+        "streams": 2,
         "largest_difference": 0.441,
     }
     return Evidence(Proof(**fields | proof), parity, [expected])  # type: ignore[arg-type]

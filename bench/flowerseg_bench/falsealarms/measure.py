@@ -8,6 +8,8 @@ from typing import Any
 
 from flowerseg.artifact import manifest_path
 from flowerseg.errors import FlowersegError
+from flowerseg.jsonform import from_json
+from flowerseg.proofrecord import Fault, fault_text
 from flowerseg_bench.process import run_process
 from flowerseg_bench.record import Finding, table_of
 
@@ -121,7 +123,11 @@ def _proofs_of(setup: Setup, run: Path, precision: str, work: Path) -> list[dict
 def finding_of(setup: Setup, verdicts: Sequence[Verdict]) -> Finding:
     """Every export in a row, and how many of them were refused although they are correct."""
     refused = sum(verdict.is_alarm for verdict in verdicts)
-    reasons = [f"{v.export}: {fault}" for v in verdicts for fault in v.proof["faults"]]
+    reasons = [
+        f"{v.export}: {fault_text(from_json(Fault, fault))}"
+        for v in verdicts
+        for fault in v.proof["faults"]
+    ]
     return Finding(
         headline=(
             f"{refused} of {len(verdicts)} proofs of correct exports of {setup.arch}, trained "
@@ -138,9 +144,9 @@ def finding_of(setup: Setup, verdicts: Sequence[Verdict]) -> Finding:
             f"Each network was trained from {setup.weights} for {setup.epochs} epochs on "
             f"{setup.train_split} at {setup.size} x {setup.size}; it is proved on up to "
             f"{setup.limit} photos of {setup.val_split}",
-            "Agreement is the IoU of the file's masks and the checkpoint's, the lowest over the "
-            "batch sizes; flipped are pixels of one photo on the other side of the threshold; "
-            "undecided is the mean difference of probabilities from 1/16 to 15/16",
+            "Agreement is the IoU of the file's masks and the checkpoint's, the lower of photo "
+            "by photo and as folders are run; flipped are pixels of one photo on the other side of "
+            "the threshold; undecided is the mean difference of probabilities from 1/16 to 15/16",
         ),
         raw={
             "settings": asdict(setup) | {"data": str(setup.data)},

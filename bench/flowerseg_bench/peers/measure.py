@@ -133,7 +133,7 @@ def _ways(checkpoint: Artifact, models: Sequence[Artifact], stack: ExitStack) ->
     for model in models:
         auto = fastest_proved(model.manifest, "cpu")
         for runtime in runtimes_here(model.manifest, "cpu"):
-            if model.manifest.is_proved_in(runtime):
+            if model.manifest.is_proved_in(runtime, "cpu"):
                 segmenter = stack.enter_context(
                     Segmenter.open(
                         model.path,

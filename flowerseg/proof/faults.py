@@ -1,0 +1,122 @@
+"""What is beyond the limits in what was measured: each fault once, where it is worst."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from flowerseg.metrics import Counts, agreement_iou, count, set_iou, total
+from flowerseg.proof.compare import Compared, Expected, undecided_difference
+from flowerseg.proof.passes import Departure, Parity, agreement_of
+from flowerseg.proofrecord import Fault, FaultKind, Limits
+
+
+def faults_of(parity: Parity, expected: Sequence[Expected], limits: Limits) -> list[Fault]:
+    """What is beyond the limits; empty when nothing is."""
+    return [
+        *_faults_beside_reference(parity.passes, limits),
+        *_faults_of_departures(
+            parity.batched, limits, FaultKind.BATCHED, FaultKind.BATCHED_DIFFERENCE
+        ),
+        *_faults_of_departures(
+            parity.streamed,
+            limits,
+            FaultKind.STREAMED,
+            FaultKind.STREAMED_DIFFERENCE,
+            parity.streams,
+        ),
+        *_faults_beside_truth(parity, expected, limits),
+    ]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A figure of one pass, and the photo in which it is worst."""
+
+    value: float
+    photo: str = ""
+
+
+def _faults_beside_reference(
+    passes: Mapping[int, Sequence[Compared]], limits: Limits
+) -> Iterator[Fault]:
+    measures: list[tuple[FaultKind, float, Callable[[Sequence[Compared]], _Found]]] = [
+        (FaultKind.AGREEMENT, limits.agreement_iou, _agreement),
+        (FaultKind.FLIPPED, limits.flipped_share, _flipped),
+        # A flower that is lost where the mask was all but empty flips next to nothing.
+        (FaultKind.DIFFERENCE, limits.largest_difference, _difference),
+        (FaultKind.UNDECIDED, limits.undecided_difference, _undecided),
+    ]
+    for kind, limit, measure in measures:
+        sign = -1 if kind is FaultKind.AGREEMENT else 1
+        found = {size: measure(compared) for size, compared in passes.items()}
+        beyond = {size: f for size, f in found.items() if sign * f.value > sign * limit}
+        if beyond:
+            worst = max(beyond.values(), key=lambda f: sign * f.value)
+            yield Fault(kind, worst.value, limit, worst.photo, tuple(sorted(beyond)))
+
+
+def _agreement(found: Sequence[Compared]) -> _Found:
+    worst = min(found, key=lambda c: agreement_iou(c.agreement))
+    return _Found(agreement_of(found), worst.name)
+
+
+def _flipped(found: Sequence[Compared]) -> _Found:
+    worst = max(found, key=lambda c: c.flipped_share)
+    return _Found(worst.flipped_share, worst.name)
+
+
+def _difference(found: Sequence[Compared]) -> _Found:
+    worst = max(found, key=lambda c: c.largest_difference)
+    return _Found(worst.largest_difference, worst.name)
+
+
+def _undecided(found: Sequence[Compared]) -> _Found:
+    return _Found(undecided_difference(found))
+
+
+def _faults_of_departures(
+    departures: Sequence[Departure],
+    limits: Limits,
+    of_masks: FaultKind,
+    of_probabilities: FaultKind,
+    streams: int = 0,
+) -> Iterator[Fault]:
+    """One fault at most: of the masks, or, where those hold, of the probabilities."""
+    measures: list[tuple[FaultKind, float, Callable[[Departure], float]]] = [
+        (of_masks, limits.batched_share, lambda d: d.flipped_share),
+        (of_probabilities, limits.batched_difference, lambda d: d.largest_difference),
+    ]
+    for kind, limit, measure in measures:
+        beyond = [departure for departure in departures if measure(departure) > limit]
+        if beyond:
+            worst = max(beyond, key=measure)
+            sizes = tuple(sorted({departure.batch for departure in beyond}))
+            yield Fault(
+                kind, measure(worst), limit, worst.name, sizes, place=worst.place, count=streams
+            )
+            return
+
+
+def _faults_beside_truth(
+    parity: Parity, expected: Sequence[Expected], limits: Limits
+) -> Iterator[Fault]:
+    model, reference = model_iou(parity), reference_iou(expected)
+    if model is not None and reference is not None and reference - model > limits.iou_drop:
+        yield Fault(FaultKind.TRUTH, reference - model, limits.iou_drop)
+    if not any(item.band.any() for item in expected):
+        yield Fault(FaultKind.NO_OUTLINE, count=len(expected))
+
+
+def model_iou(parity: Parity) -> float | None:
+    """Against truth, of the pass that does worst; None as in `set_iou`."""
+    each = [set_iou(total(c.truth for c in found)) for found in parity.passes.values()]
+    return min((found for found in each if found is not None), default=None)
+
+
+def reference_iou(expected: Sequence[Expected]) -> float | None:
+    """The reference's against truth; None as in `set_iou`."""
+    return set_iou(total(map(reference_counts, expected)))
+
+
+def reference_counts(expected: Expected) -> Counts:
+    """The reference's mask of a photo against its labels."""
+    return count(expected.mask, expected.labels)

@@ -24,6 +24,9 @@ class Limits:
     # Between a photo in a batch, or beside other streams, and the same photo alone, at most.
     batched_share: float = 0.05  # of its pixels
     batched_difference: float = 1.0  # of its probabilities
+    other_agreement_iou: float = 0.0  # of masks at thresholds 0.1 and 0.9, at least
+    tail_difference: float = 1.0  # of probabilities near 0, or near 1, in the mean, at most
+    stressed_difference: float = 1.0  # of a stress frame's probabilities, in the mean, at most
 
     def __post_init__(self) -> None:
         require_shares(**dataclasses.asdict(self))
@@ -36,6 +39,9 @@ class FaultKind(StrEnum):
     FLIPPED = "flipped"  # pixels of one photo
     DIFFERENCE = "difference"  # of one photo's probabilities
     UNDECIDED = "undecided"  # mean difference of the probabilities the reference is undecided of
+    TAILS = "tails"  # mean difference of the probabilities near 0, or near 1
+    OTHER_THRESHOLD = "other-threshold"  # agreement of the masks at 0.1 or 0.9
+    STRESSED = "stressed"  # mean difference of a frame unlike the photos
     TRUTH = "truth"  # IoU that is lost
     BATCHED = "batched"  # pixels of one photo, in a batch and alone
     BATCHED_DIFFERENCE = "batched-difference"  # probabilities of one photo, in a batch and alone
@@ -44,6 +50,7 @@ class FaultKind(StrEnum):
     NO_OUTLINE = "no-outline"  # in any mask of the reference
     OVERFLOW = "overflow"  # of half, where it is emulated
     NOT_OPENED = "not-opened"  # the runtime refuses the file
+    THRESHOLD = "threshold"  # the file has another one than its checkpoint
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,13 @@ class Fault:
     photo: str = ""  # the one in which it is worst
     batches: tuple[int, ...] = ()  # batch sizes at which it shows
     place: int = 0  # of that photo in its batch, from 1; BATCHED
-    count: int = 0  # streams of STREAMED, photos of NO_OUTLINE
+    count: int = 0  # streams of STREAMED, frames of STRESSED, photos of NO_OUTLINE
+    threshold: float = 0.0  # OTHER_THRESHOLD
     detail: str = ""  # what was raised; OVERFLOW and NOT_OPENED
     is_emulated: bool = False  # found where half was emulated
 
     def __post_init__(self) -> None:
-        require_shares(found=self.found, limit=self.limit)
+        require_shares(found=self.found, limit=self.limit, threshold=self.threshold)
         require_between(0, None, place=self.place, count=self.count)
         for size in self.batches:
             require_between(1, LARGEST_BATCH, batches=size)
@@ -94,6 +102,23 @@ def _text_of(fault: Fault) -> str:
                 f"undecided probabilities differ by {found:.4f} in the mean{_at(fault)}, more than "
                 f"{limit:g}"
             )
+        case FaultKind.TAILS:
+            return (
+                f"probabilities near 0 or 1 differ by {found:.4f} in the mean{_at(fault)}, more "
+                f"than {limit:g}"
+            )
+        case FaultKind.OTHER_THRESHOLD:
+            return (
+                f"agreement IoU of masks at threshold {fault.threshold:g} is {found:.4f}"
+                f"{_at(fault)}, below {limit:g}"
+            )
+        case FaultKind.STRESSED:
+            return (
+                f"probabilities of {fault.count} stress frame{'s' if fault.count != 1 else ''} "
+                f"differ by more than {limit:g} in the mean, of '{photo}' by {found:.3f}"
+            )
+        case FaultKind.THRESHOLD:
+            return f"the file's threshold is {found:g}, and its checkpoint's is {limit:g}"
         case FaultKind.TRUTH:
             return f"IoU against truth drops by {found:.4f}, more than {limit:g}"
         case FaultKind.BATCHED | FaultKind.STREAMED:
@@ -146,6 +171,21 @@ class WorstPhoto:
 
 
 @dataclass(frozen=True)
+class Statistics:
+    """What the photos of a proof cover, and how sure its agreement is."""
+
+    agreement_low: float  # ends of the 95 % interval of the agreement IoU, by bootstrap over photos
+    agreement_high: float
+    least_flower: float  # share of a photo's pixels that the reference takes for flower
+    most_flower: float
+    least_brightness: float  # mean of a frame, from 0 to 1
+    most_brightness: float
+
+    def __post_init__(self) -> None:
+        require_shares(**dataclasses.asdict(self))
+
+
+@dataclass(frozen=True)
 class Proof:
     """What was measured between the very file and the FP32 PyTorch reference.
 
@@ -176,6 +216,11 @@ class Proof:
     flipped_share: float | None = None  # of the photo where most change sides
     largest_difference: float | None = None  # of probabilities
     undecided_difference: float | None = None  # mean where the reference is undecided
+    other_agreement_iou: float | None = None  # of masks at thresholds 0.1 and 0.9, the lower
+    tail_difference: float | None = None  # mean where the reference is sure
+    stressed_difference: float | None = None  # mean over the worst stress frame
+    stress_frames: int = 0
+    statistics: Statistics | None = None
     batched_share: float | None = None  # of a photo's pixels, between a batch and the photo alone
     batched_difference: float | None = None  # of its probabilities
     worst: tuple[WorstPhoto, ...] = ()
@@ -209,7 +254,11 @@ class Proof:
             undecided_difference=self.undecided_difference,
             batched_share=self.batched_share,
             batched_difference=self.batched_difference,
+            other_agreement_iou=self.other_agreement_iou,
+            tail_difference=self.tail_difference,
+            stressed_difference=self.stressed_difference,
         )
+        require_between(0, None, stress_frames=self.stress_frames)
 
     @property
     def why(self) -> str:

@@ -20,7 +20,7 @@ from flowerseg.artifact import (
     computed_in,
     manifest_path,
 )
-from flowerseg.backends.base import Backend, run
+from flowerseg.backends.base import Backend, BackendInfo, run
 from flowerseg.errors import ArtifactError, ImageError
 from flowerseg.images import decode_rgb, encode_png
 from flowerseg.preprocess import Preprocess, frame_from_photo
@@ -68,7 +68,7 @@ def require_same_map(artifact: Artifact, backend: Backend) -> None:
     if manifest.selftest is None:
         return
     try:
-        stored = _stored_foreground(manifest, backend.info.runtime)
+        stored = _stored_foreground(manifest, backend.info)
         found = difference(foreground_here(manifest.selftest, manifest.preprocess, backend), stored)
     except (ImageError, ValueError) as error:
         raise ArtifactError(
@@ -113,9 +113,9 @@ def foreground_here(selftest: SelfTest, preprocess: Preprocess, backend: Backend
     return first
 
 
-def _stored_foreground(manifest: Manifest, runtime: str) -> Foreground:
-    """The map (H, W) of the stored photo: the file's own in this runtime, or the reference's."""
-    proof = manifest.proof_in(runtime)
+def _stored_foreground(manifest: Manifest, info: BackendInfo) -> Foreground:
+    """The map (H, W) of the stored photo: the file's own where it runs, or the reference's."""
+    proof = manifest.proof_in(info.runtime, info.device)
     own = proof.selftest_map if proof is not None else ""
     reference = manifest.selftest.foreground if manifest.selftest is not None else ""
     grey: Foreground = decode_rgb(_from_base64(own or reference), _MAP)[..., 0]

@@ -12,7 +12,6 @@ from flowerseg.arrays import Rgb
 from flowerseg.artifact import (
     Artifact,
     Data,
-    Kind,
     Manifest,
     computed_in,
     open_artifact,
@@ -278,17 +277,19 @@ def with_first_run(opened: OpenRow, frame: Rgb, clock: Clock) -> OpenRow:
     return replace(opened, row=replace(opened.row, first_run_ms=round(1e3 * first_s, 4)))
 
 
-def proof_state(manifest: Manifest, runtime: str) -> str:
-    """In a word what the manifest says about a file's proof in a runtime."""
-    proof = manifest.proof_in(runtime)
-    if manifest.kind is Kind.CHECKPOINT and runtime == RUNTIMES[manifest.kind][0]:
+def proof_state(manifest: Manifest, runtime: str, device: str) -> str:
+    """In a word or two what the manifest says about a file's proof in a runtime on a device."""
+    if manifest.is_reference_in(runtime):
         return "reference"
-    return proof.status if proof else "not run"
+    proof = manifest.proof_in(runtime, device)
+    if proof is None or proof.status != "proved":
+        return proof.status if proof else "not run"
+    return "proved" if manifest.is_proved_in(runtime, device) else "not proved here"
 
 
 def _row(wanted: Wanted, backend: Backend, opened_ms: float, note: str) -> Row:
     artifact, manifest, info = wanted.artifact, wanted.artifact.manifest, backend.info
-    proof = proof_state(manifest, wanted.runtime)
+    proof = proof_state(manifest, wanted.runtime, info.device)
     return Row(
         name=_name(artifact, info.runtime, info.precision, wanted.options),
         file=str(artifact.path),

@@ -62,6 +62,21 @@ _COLUMNS = 100  # of the text
     help="Mean difference where PyTorch is undecided, at most. Likewise.",
 )
 @click.option(
+    "--min-other-agreement",
+    type=_SHARE,
+    help="Agreement IoU at thresholds 0.1 and 0.9, at least. Likewise.",
+)
+@click.option(
+    "--max-tail",
+    type=_SHARE,
+    help="Mean difference where PyTorch is sure, at most. Likewise.",
+)
+@click.option(
+    "--max-stressed",
+    type=_SHARE,
+    help="Mean difference of a stress frame's probabilities, at most. Likewise.",
+)
+@click.option(
     "--max-batched",
     type=_SHARE,
     help="Share of a photo's pixels, in a batch and alone, at most. Likewise.",
@@ -241,6 +256,7 @@ def _verdict(proof: "Proof") -> str:
 
 def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
     from flowerseg.proof.checks import five_digits, is_scored, percent, warnings_of
+    from flowerseg.proof.statistics import statistics_texts
     from flowerseg.proofrecord import fault_text
 
     streams = f" in {proof.streams} streams" if proof.streams > 1 else ""
@@ -274,6 +290,21 @@ def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
             f"undecided ones differ by {proof.undecided_difference:.5f} in the mean "
             f"(at most {limits.undecided_difference:g})"
         )
+    if proof.tail_difference is not None:
+        yield (
+            f"those near 0 or 1 by {proof.tail_difference:.5f} (at most {limits.tail_difference:g})"
+        )
+    if proof.other_agreement_iou is not None:
+        yield (
+            f"agreement at thresholds 0.1 and 0.9: IoU {five_digits(proof.other_agreement_iou)} "
+            f"(at least {limits.other_agreement_iou:g})"
+        )
+    if proof.stressed_difference is not None:
+        yield (
+            f"{proof.stress_frames} stress frames (dark, bright, close, tiny, flat, noise): "
+            f"probabilities differ by {proof.stressed_difference:.4f} in the mean "
+            f"(at most {limits.stressed_difference:g})"
+        )
     if proof.batched_share is not None and proof.batched_difference is not None:
         yield (
             f"in a batch {percent(proof.batched_share)} of a photo's pixels change sides, compared "
@@ -283,6 +314,8 @@ def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
     yield proof.how
     if proof.emulated_agreement_iou is not None:
         yield f"emulated half: agreement IoU {proof.emulated_agreement_iou:.5f}"
+    if proof.statistics is not None:
+        yield from statistics_texts(proof.statistics, proof.photos)
     yield from (f"WARNING {warning}" for warning in warnings_of(proof))
     yield from (f"FAULT {fault_text(fault)}" for fault in proof.faults)
 

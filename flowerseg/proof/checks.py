@@ -119,6 +119,27 @@ def _rows(proof: Proof, limits: Limits) -> Iterator[_Row]:
             f"at most {limits.undecided_difference:g}",
             (FaultKind.UNDECIDED,),
         )
+    if proof.tail_difference is not None:
+        yield _Row(
+            "mean difference where PyTorch is sure",
+            f"{proof.tail_difference:.5f}",
+            f"at most {limits.tail_difference:g}",
+            (FaultKind.TAILS,),
+        )
+    if proof.other_agreement_iou is not None:
+        yield _Row(
+            "agreement at thresholds 0.1 and 0.9",
+            f"IoU {five_digits(proof.other_agreement_iou)}",
+            f"at least {limits.other_agreement_iou:g}",
+            (FaultKind.OTHER_THRESHOLD,),
+        )
+    if proof.stressed_difference is not None:
+        yield _Row(
+            "mean difference of a stress frame",
+            f"{proof.stressed_difference:.4f}, of {proof.stress_frames}",
+            f"at most {limits.stressed_difference:g}",
+            (FaultKind.STRESSED,),
+        )
     if proof.batched_share is not None and proof.batched_difference is not None:
         most = f"at most {percent(limits.batched_share)}, {limits.batched_difference:g}"
         yield _Row(

@@ -11,6 +11,9 @@ LIMIT_FIELDS = {
     "max_flipped": "flipped_share",
     "max_difference": "largest_difference",
     "max_undecided": "undecided_difference",
+    "min_other_agreement": "other_agreement_iou",
+    "max_tail": "tail_difference",
+    "max_stressed": "stressed_difference",
     "max_batched": "batched_share",
     "max_batched_difference": "batched_difference",
 }

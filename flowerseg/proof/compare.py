@@ -1,14 +1,16 @@
 """One photo's result beside the reference's: both resized and thresholded by the same hands."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from flowerseg.arrays import Foreground, Labels, Mask, Rgb, size_of
 from flowerseg.data import PhotoSet
 from flowerseg.evaluate import read_pair
+from flowerseg.masks import level_of
 from flowerseg.metrics import Counts, count, count_agreement
 from flowerseg.preprocess import frame_from_photo
 from flowerseg.segmenter import Segmenter
@@ -22,6 +24,26 @@ UNDECIDED = (16, 240)
 Everywhere else the sigmoid is flat and hides what happens to the logits. A fault that changes them
 all by little, and next to no mask, shows here.
 """
+
+
+OTHER_THRESHOLDS = (0.1, 0.9)
+"""Where masks are compared besides the model's own threshold, for users who choose another."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Differences of probabilities over some pixels of a frame, in steps of 1/256. They add up."""
+
+    pixels: int = 0
+    steps: int = 0
+
+    def __add__(self, other: "Steps") -> "Steps":
+        return Steps(self.pixels + other.pixels, self.steps + other.steps)
+
+    @property
+    def mean(self) -> float:
+        """Of a probability; 0 where there is no pixel."""
+        return self.steps / self.pixels / 256 if self.pixels else 0.0
 
 
 @dataclass(frozen=True)
@@ -44,9 +66,11 @@ class Compared:
     agreement: Counts  # mask against the reference's
     band: Counts  # the same within BAND_PX of the reference's outlines
     truth: Counts  # mask against labels, void left out
-    largest_difference: float  # of probabilities, at the frame's size, in steps of 1/256
-    undecided: int = 0  # pixels of the frame where the reference's probability is `UNDECIDED`
-    undecided_steps: int = 0  # sum of the differences there, in steps of 1/256
+    largest_difference: float  # of probabilities, at the frame's size
+    undecided: Steps = Steps()  # where the reference's probability is `UNDECIDED`
+    background: Steps = Steps()  # where it is lower
+    flower: Steps = Steps()  # where it is higher
+    other_thresholds: tuple[Counts, ...] = ()  # masks of the frame at each of `OTHER_THRESHOLDS`
 
     @property
     def flipped(self) -> int:
@@ -87,16 +111,18 @@ def compare(expected: Expected, foreground: Foreground, mask: Mask) -> Compared:
         band=in_band,
         truth=count(mask, expected.labels),
         largest_difference=int(apart.max()) / 256,
-        undecided=int(np.count_nonzero(undecided)),
-        undecided_steps=int(apart[undecided].sum()),
+        undecided=_steps(apart, undecided),
+        background=_steps(apart, expected.foreground < low),
+        flower=_steps(apart, expected.foreground >= high),
+        other_thresholds=tuple(
+            count_agreement(foreground >= level, expected.foreground >= level)
+            for level in (level_of(threshold) for threshold in OTHER_THRESHOLDS)
+        ),
     )
 
 
-def undecided_difference(found: Sequence[Compared]) -> float:
-    """Mean difference of the probabilities of which the reference is undecided, over all photos; 0
-    where there is none."""
-    pixels = sum(compared.undecided for compared in found)
-    return sum(compared.undecided_steps for compared in found) / pixels / 256 if pixels else 0.0
+def _steps(apart: NDArray[np.int16], where: Mask) -> Steps:
+    return Steps(int(np.count_nonzero(where)), int(apart[where].sum()))
 
 
 def band_of(mask: Mask) -> Mask:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flowerseg.metrics import Counts, agreement_iou, count, set_iou, total
-from flowerseg.proof.compare import Compared, Expected, undecided_difference
-from flowerseg.proof.passes import Departure, Parity, agreement_of
+from flowerseg.proof.compare import OTHER_THRESHOLDS, Compared, Expected, Steps
+from flowerseg.proof.passes import Departure, Parity, Stressed, agreement_of
 from flowerseg.proofrecord import Fault, FaultKind, Limits
 
 
@@ -13,6 +13,7 @@ def faults_of(parity: Parity, expected: Sequence[Expected], limits: Limits) -> l
     """What is beyond the limits; empty when nothing is."""
     return [
         *_faults_beside_reference(parity.passes, limits),
+        *_faults_of_stress(parity.stressed, limits),
         *_faults_of_departures(
             parity.batched, limits, FaultKind.BATCHED, FaultKind.BATCHED_DIFFERENCE
         ),
@@ -33,6 +34,7 @@ class _Found:
 
     value: float
     photo: str = ""
+    threshold: float = 0.0
 
 
 def _faults_beside_reference(
@@ -44,14 +46,17 @@ def _faults_beside_reference(
         # A flower that is lost where the mask was all but empty flips next to nothing.
         (FaultKind.DIFFERENCE, limits.largest_difference, _difference),
         (FaultKind.UNDECIDED, limits.undecided_difference, _undecided),
+        (FaultKind.TAILS, limits.tail_difference, _tails),
+        (FaultKind.OTHER_THRESHOLD, limits.other_agreement_iou, _other_threshold),
     ]
     for kind, limit, measure in measures:
-        sign = -1 if kind is FaultKind.AGREEMENT else 1
+        sign = -1 if kind in (FaultKind.AGREEMENT, FaultKind.OTHER_THRESHOLD) else 1
         found = {size: measure(compared) for size, compared in passes.items()}
         beyond = {size: f for size, f in found.items() if sign * f.value > sign * limit}
         if beyond:
             worst = max(beyond.values(), key=lambda f: sign * f.value)
-            yield Fault(kind, worst.value, limit, worst.photo, tuple(sorted(beyond)))
+            sizes = tuple(sorted(beyond))
+            yield Fault(kind, worst.value, limit, worst.photo, sizes, threshold=worst.threshold)
 
 
 def _agreement(found: Sequence[Compared]) -> _Found:
@@ -71,6 +76,49 @@ def _difference(found: Sequence[Compared]) -> _Found:
 
 def _undecided(found: Sequence[Compared]) -> _Found:
     return _Found(undecided_difference(found))
+
+
+def _tails(found: Sequence[Compared]) -> _Found:
+    return _Found(tail_difference(found))
+
+
+def _other_threshold(found: Sequence[Compared]) -> _Found:
+    agreements = other_agreements(found)
+    threshold = min(agreements, key=lambda each: agreements[each])
+    return _Found(agreements[threshold], threshold=threshold)
+
+
+def undecided_difference(found: Sequence[Compared]) -> float:
+    """Mean difference of the probabilities of which the reference is undecided, over all photos."""
+    return sum((compared.undecided for compared in found), Steps()).mean
+
+
+def tail_difference(found: Sequence[Compared]) -> float:
+    """The larger mean difference of the probabilities of which the reference is sure: those of
+    background, or those of flower."""
+    background = sum((compared.background for compared in found), Steps())
+    return max(background.mean, sum((compared.flower for compared in found), Steps()).mean)
+
+
+def other_agreements(found: Sequence[Compared]) -> dict[float, float]:
+    """Agreement IoU of the frames' masks at each of `OTHER_THRESHOLDS`."""
+    return {
+        threshold: agreement_iou(total(c.other_thresholds[i] for c in found if c.other_thresholds))
+        for i, threshold in enumerate(OTHER_THRESHOLDS)
+    }
+
+
+def _faults_of_stress(stressed: Sequence[Stressed], limits: Limits) -> Iterator[Fault]:
+    beyond = [each for each in stressed if each.mean_difference > limits.stressed_difference]
+    if beyond:
+        worst = max(beyond, key=lambda each: each.mean_difference)
+        yield Fault(
+            FaultKind.STRESSED,
+            worst.mean_difference,
+            limits.stressed_difference,
+            worst.name,
+            count=len(beyond),
+        )
 
 
 def _faults_of_departures(

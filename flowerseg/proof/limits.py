@@ -1,5 +1,7 @@
 """What a correct export may differ by, and why."""
 
+from dataclasses import replace
+
 from flowerseg.artifact import Precision
 from flowerseg.proofrecord import Limits
 
@@ -35,13 +37,63 @@ from flowerseg.proofrecord import Limits
 # the limits leave room for twice what a precision moves, and what INT8 moves where its floats are
 # rounded otherwise. No GPU has measured that yet.
 #
+# On 160 photos that no checkpoint has seen, at their own size, and on 90 stress frames made of them
+# (shipped MobileNetV3, frames of 224 x 224, ONNX Runtime and OpenVINO), it gave at worst
+#
+#           agreement at 0.1, at 0.9   probabilities near 0, near 1   a stress frame's
+#   FP32    1.0000       1.0000        0.00000             0.00000    0.0000
+#   FP16    0.9997       0.9997        0.00001             0.00002    0.0077
+#   INT8    0.9797       0.9771        0.00049             0.00143    0.22
+#
 # What moves all probabilities by little and no mask shows where the reference is undecided: a
 # result scaled by 255 instead of 256 moves those by 0.002 to 0.003 in the mean, one that is rounded
 # instead of floored by 0.002, BGR's standard deviations for RGB's by 0.0035 to 0.018.
+_FP16 = Limits(
+    agreement_iou=0.998,
+    iou_drop=0.002,
+    flipped_share=0.01,
+    largest_difference=0.25,
+    undecided_difference=0.0025,
+    batched_share=0.005,
+    batched_difference=0.1,
+    other_agreement_iou=0.998,
+    tail_difference=0.0005,
+    stressed_difference=0.03,
+)
+
 LIMITS: dict[Precision, Limits] = {
-    Precision.FP32: Limits(0.9995, 0.001, 0.005, 0.05, 0.0004, 0.001, 0.02),
-    Precision.TF32: Limits(0.998, 0.002, 0.01, 0.25, 0.0025, 0.005, 0.1),  # FP16's bits
-    Precision.BF16: Limits(0.998, 0.002, 0.01, 0.25, 0.01, 0.005, 0.2),
-    Precision.FP16: Limits(0.998, 0.002, 0.01, 0.25, 0.0025, 0.005, 0.1),
-    Precision.INT8: Limits(0.98, 0.01, 0.05, 1.0, 1.0, 0.01, 0.5),
+    Precision.FP32: Limits(
+        agreement_iou=0.9995,
+        iou_drop=0.001,
+        flipped_share=0.005,
+        largest_difference=0.05,
+        undecided_difference=0.0004,
+        batched_share=0.001,
+        batched_difference=0.02,
+        other_agreement_iou=0.9995,
+        tail_difference=0.0001,
+        stressed_difference=0.002,
+    ),
+    Precision.TF32: _FP16,  # it has the bits of FP16
+    Precision.BF16: replace(
+        _FP16,
+        undecided_difference=0.01,
+        batched_difference=0.2,
+        other_agreement_iou=0.995,
+        tail_difference=0.002,
+        stressed_difference=0.1,
+    ),
+    Precision.FP16: _FP16,
+    Precision.INT8: Limits(
+        agreement_iou=0.98,
+        iou_drop=0.01,
+        flipped_share=0.05,
+        largest_difference=1.0,
+        undecided_difference=1.0,
+        batched_share=0.01,
+        batched_difference=0.5,
+        other_agreement_iou=0.95,
+        tail_difference=0.01,
+        stressed_difference=0.4,
+    ),
 }

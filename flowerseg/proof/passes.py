@@ -53,6 +53,14 @@ class Departure:
     largest_difference: float  # of probabilities, at the frame's size
 
 
+@dataclass(frozen=True)
+class Stressed:
+    """How far the result of a stress frame is from the reference's; see `proof.stress`."""
+
+    name: str
+    mean_difference: float  # of probabilities, over the frame
+
+
 @dataclass
 class Parity:
     """What was measured between a model and its reference, photo by photo."""
@@ -64,6 +72,7 @@ class Parity:
     streams: int = 1
     batched: list[Departure] = field(default_factory=list)  # at each batch size, in one stream
     streamed: list[Departure] = field(default_factory=list)  # as a folder is run
+    stressed: list[Stressed] = field(default_factory=list)
     worst: list[Worst] = field(default_factory=list)  # the worst first
 
     @property
@@ -122,7 +131,9 @@ def batch_sizes(ranges: Sequence[Batch], largest: int | None = None) -> list[int
     return sorted(size for size in sizes if least <= size <= most)
 
 
-def measure_alone(model: Segmenter, expected: Sequence[Expected], batch: int) -> Parity:
+def measure_alone(
+    model: Segmenter, expected: Sequence[Expected], batch: int, stress: Sequence[Expected] = ()
+) -> Parity:
     """Compare a model with the reference in batches of one size, where those cannot go wrong."""
     parity = Parity(alone_batch=batch, folder_batch=batch)
     for start in range(0, len(expected), batch):
@@ -131,6 +142,7 @@ def measure_alone(model: Segmenter, expected: Sequence[Expected], batch: int) ->
         for item, foreground in zip(items, foregrounds, strict=True):
             mask = model.mask(foreground, size_of(item.labels))
             parity.alone.append(_compared(parity, item, foreground, mask, batch))
+    parity.stressed += [_stressed(item, model.infer([item.frame])[0]) for item in stress]
     return parity
 
 
@@ -139,6 +151,7 @@ def measure_parity(
     expected: Sequence[Expected],
     sizes: Sequence[int],
     on_batch: OnBatch = lambda *_: None,
+    stress: Sequence[Expected] = (),
 ) -> Parity:
     """Run a model in all ways: each photo alone, at each batch size, and as a folder is run.
 
@@ -148,6 +161,7 @@ def measure_parity(
         expected: the photos, with the reference's results.
         sizes: of batches; the smallest is the least that the model takes.
         on_batch: progress.
+        stress: frames that are run alone too, with the reference's results.
     """
     takes = model.info.batch
     parity = Parity(
@@ -158,7 +172,7 @@ def measure_parity(
     batched = [size for size in sizes if size > 1 for _ in range(_times(size))]
     # Two batches for each stream at least, or nothing would be computed at the same time.
     as_folder = max(len(expected), 2 * parity.streams * parity.folder_batch)
-    done, in_all = 0, len(expected) + sum(batched) + as_folder
+    done, in_all = 0, len(expected) + len(stress) + sum(batched) + as_folder
 
     def count(photos: int = 1) -> None:
         nonlocal done
@@ -173,6 +187,9 @@ def measure_parity(
         mask = model.mask(foreground, size_of(item.labels))
         alone.append(_Alone(item, foreground, mask))
         parity.alone.append(_compared(parity, item, foreground, mask, sizes[0]))
+        count()
+    for item in stress:
+        parity.stressed.append(_stressed(item, next(streams)([item.frame] * sizes[0])[0]))
         count()
     # Different photos in a batch, the most telling first, so that none passes for another.
     photos = cycle(sorted(alone, key=lambda each: abs(float(each.expected.mask.mean()) - 0.5)))
@@ -225,6 +242,11 @@ def _compared(
     compared = compare(item, foreground, mask)
     _keep_if_bad(parity.worst, Worst(compared, batch, mask))
     return compared
+
+
+def _stressed(item: Expected, foreground: Foreground) -> Stressed:
+    apart = np.abs(foreground.astype(np.int16) - item.foreground)
+    return Stressed(item.name, float(apart.mean()) / 256)
 
 
 def _departure(

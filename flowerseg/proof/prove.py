@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flowerseg.artifact import COMPUTED_IN, RUNTIMES, Artifact, Kind, Precision
@@ -16,8 +16,16 @@ from flowerseg.evaluate import seen_caveats
 from flowerseg.half import emulated_half_from_network
 from flowerseg.metrics import agreement_iou, iou, total
 from flowerseg.model import specialised
-from flowerseg.proof.compare import Expected, expect, undecided_difference
-from flowerseg.proof.faults import faults_of, model_iou, reference_counts, reference_iou
+from flowerseg.proof.compare import Expected, expect
+from flowerseg.proof.faults import (
+    faults_of,
+    model_iou,
+    other_agreements,
+    reference_counts,
+    reference_iou,
+    tail_difference,
+    undecided_difference,
+)
 from flowerseg.proof.limits import LIMITS
 from flowerseg.proof.passes import (
     OnBatch,
@@ -27,6 +35,8 @@ from flowerseg.proof.passes import (
     measure_alone,
     measure_parity,
 )
+from flowerseg.proof.statistics import statistics_of
+from flowerseg.proof.stress import expect_stress
 from flowerseg.proofrecord import Fault, FaultKind, Limits, Proof, WorstPhoto
 from flowerseg.seen import signature_of
 from flowerseg.segmenter import Segmenter
@@ -52,6 +62,7 @@ class Evidence:
     proof: Proof
     parity: Parity
     expected: list[Expected]
+    stress: list[Expected] = field(default_factory=list)
     emulated: Emulated | None = None  # where the runtime computes half in FP32
 
 
@@ -109,20 +120,23 @@ def prove(
         trust=True,  # who opened `artifact` has decided
     ) as model:
         info = model.info
-        expected = before.expected if before else _expected(artifact, reference, photos, device)
+        if before:
+            expected, stress = before.expected, before.stress
+        else:
+            expected, stress = _expected(artifact, reference, photos, device)
         sizes = batch_sizes(manifest.ranges, largest_batch)
-        parity = measure_parity(model, expected, sizes, on_batch)
+        parity = measure_parity(model, expected, sizes, on_batch, stress)
         selftest_map = own_map(artifact, model.backend)
     precision = Precision(info.precision)  # a checkpoint may be opened in another than its own
     allowed = limits or LIMITS[precision]
     how = f"executed by {info}"
-    faults = faults_of(parity, expected, allowed)
+    faults = [*_threshold_faults(artifact, reference), *faults_of(parity, expected, allowed)]
     emulated: Emulated | None = None
     computes_in_half = Precision.FP16 in (precision, manifest.float_type)
     if computes_in_half and info.device == "cpu" and info.runtime in _WIDENS_HALF:
         how += ", which computes half in FP32, so half was emulated in PyTorch too"
         emulated = before.emulated if before else None
-        emulated = emulated or _emulate_half(artifact, reference, expected, allowed)
+        emulated = emulated or _emulate_half(artifact, reference, expected, stress, allowed)
         faults += emulated.faults
     proof = Proof(
         status="failed" if faults else "proved",
@@ -143,7 +157,12 @@ def prove(
         caveats=_caveats(reference, photos, expected),
         selftest_map="" if faults else selftest_map,
     )
-    return Evidence(proof, parity, expected, emulated)
+    return Evidence(proof, parity, expected, stress, emulated)
+
+
+def _threshold_faults(artifact: Artifact, reference: Artifact) -> list[Fault]:
+    own, given = artifact.manifest.threshold, reference.manifest.threshold
+    return [Fault(FaultKind.THRESHOLD, own, given)] if own != given else []
 
 
 def _refuse_fewer_bits_first(artifact: Artifact, runtime: str) -> None:
@@ -162,16 +181,16 @@ def _refuse_fewer_bits_first(artifact: Artifact, runtime: str) -> None:
 
 def _expected(
     artifact: Artifact, reference: Artifact, photos: PhotoSet, device: str
-) -> list[Expected]:
+) -> tuple[list[Expected], list[Expected]]:
+    """The reference's results of the photos, and of stress frames."""
     preprocess, own = artifact.manifest.preprocess, reference.manifest.threshold
     with Segmenter(open_checkpoint(reference, device), preprocess, own) as truth:
-        if artifact.manifest.precision is Precision.INT8:
-            # What the file makes of its self-test is about to become what it is held to, so the
-            # photo must go the right way here.
-            selftest = artifact.manifest.selftest
-            manifest = dataclasses.replace(reference.manifest, selftest=selftest)
-            require_same_map(Artifact(reference.path, manifest), truth.backend)
-        return list(expect(truth, photos))
+        # Reference and file get the same frames, so a photo that goes another way to its frame
+        # here than in training, turned over for instance, would show in neither.
+        manifest = dataclasses.replace(reference.manifest, selftest=artifact.manifest.selftest)
+        require_same_map(Artifact(reference.path, manifest), truth.backend)
+        found = list(expect(truth, photos))
+        return found, expect_stress(truth, found)
 
 
 def refuse_stranger(artifact: Artifact, reference: Artifact) -> None:
@@ -212,6 +231,15 @@ def _figures(parity: Parity, expected: Sequence[Expected]) -> dict[str, Any]:
         "flipped_share": max(c.flipped_share for c in parity.all),
         "largest_difference": max(c.largest_difference for c in parity.all),
         "undecided_difference": max(map(undecided_difference, parity.passes.values())),
+        "other_agreement_iou": min(
+            agreement
+            for found in parity.passes.values()
+            for agreement in other_agreements(found).values()
+        ),
+        "tail_difference": max(map(tail_difference, parity.passes.values())),
+        "stressed_difference": max((s.mean_difference for s in parity.stressed), default=None),
+        "stress_frames": len(parity.stressed),
+        "statistics": statistics_of(parity.alone, expected),
         "batched_share": max(d.flipped_share for d in parity.departures),
         "batched_difference": max(d.largest_difference for d in parity.departures),
         "worst": tuple(
@@ -243,7 +271,11 @@ def _caveats(
 
 
 def _emulate_half(
-    artifact: Artifact, reference: Artifact, expected: Sequence[Expected], limits: Limits
+    artifact: Artifact,
+    reference: Artifact,
+    expected: Sequence[Expected],
+    stress: Sequence[Expected],
+    limits: Limits,
 ) -> Emulated:
     preprocess = reference.manifest.preprocess
     network = specialised(network_from_artifact(reference), preprocess.size_hw)
@@ -251,7 +283,7 @@ def _emulate_half(
     backend = PyTorchBackend(emulation, preprocess.size_hw, "cpu")
     try:
         with Segmenter(backend, preprocess, reference.manifest.threshold) as emulated:
-            parity = measure_alone(emulated, expected, REFERENCE_BATCH)
+            parity = measure_alone(emulated, expected, REFERENCE_BATCH, stress)
     except ParityError as error:
         overflow = Fault(FaultKind.OVERFLOW, detail=str(error), is_emulated=True)
         return Emulated(Parity(), [overflow])

@@ -18,6 +18,7 @@ from flowerseg.proof.compare import BAND_PX, Compared, Expected
 from flowerseg.proof.passes import Departure, Parity, Worst, agreement_of
 from flowerseg.proof.pictures import close_up_of, difference, overview, shown_size
 from flowerseg.proof.prove import Evidence
+from flowerseg.proof.statistics import statistics_texts
 from flowerseg.proofrecord import fault_text
 
 
@@ -90,6 +91,9 @@ def write_report(
         passes=pass_rows(evidence.parity),
         batches=batch_rows(evidence.parity),
         fault_text=fault_text,
+        statistics=statistics_texts(evidence.proof.statistics, evidence.proof.photos)
+        if evidence.proof.statistics
+        else [],
         band_px=BAND_PX,
         worst=list(_worst_rows(evidence, photos)),
         command=command,

@@ -7,6 +7,7 @@ from flowerseg.artifact import Artifact
 from flowerseg.files import write_bytes
 from flowerseg.markdown import markdown_code_block, markdown_line, markdown_text
 from flowerseg.proof.checks import checks_of, is_scored, warnings_of
+from flowerseg.proof.statistics import statistics_texts
 from flowerseg.proofrecord import Proof, fault_text
 
 
@@ -37,6 +38,9 @@ def _lines(proof: Proof, model: str, command: str) -> Iterator[str]:
         yield f"| {check.name} | {check.found} | {check.limit} | {check.verdict} |"
     how = markdown_text(proof.how)
     yield from ("", f"{proof.flipped_pixels} of {proof.pixels} pixels change sides; {how}.")
+    if proof.statistics:
+        for line in statistics_texts(proof.statistics, proof.photos):
+            yield from ("", f"{line[0].upper()}{line[1:]}.")
     if proof.faults:
         yield from (
             "",

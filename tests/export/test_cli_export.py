@@ -20,7 +20,7 @@ from flowerseg.checkpoint import load_checkpoint
 from flowerseg.data import open_photos
 from flowerseg.errors import ArtifactError, ExportError
 from flowerseg.images import resize_area
-from flowerseg.proofrecord import Proof
+from flowerseg.proofrecord import Fault, FaultKind, Proof
 from flowerseg_export import export as export_module
 from flowerseg_export.cli import export
 from flowerseg_export.int8 import Calibration, Flavour
@@ -57,7 +57,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def test_file_with_photos_is_proved(run: Export, out: Path, painted: Path) -> None:
     result = run("--data", painted, "--limit", "3")
     assert result.exit_code == 0, result.output
-    assert f"{out}: PROVED on 3 photos of flowers/val1[3] " in result.stdout
+    assert f"{out}: PROVED on cpu, with 3 photos of flowers/val1[3] " in result.stdout
     assert "exporting to ONNX" in result.stderr
     proof = open_artifact(out).manifest.proof
     assert proof is not None
@@ -89,7 +89,10 @@ def test_runtime_that_refuses_the_file_is_told_and_does_not_spoil_the_other_proo
     assert result.exit_code == 0, result.output
     assert "NOT proved in openvino, which auto leaves alone" in result.stdout
     manifest = open_artifact(out).manifest
-    assert (manifest.is_proved_in("onnxruntime"), manifest.is_proved_in("openvino")) == (
+    assert (
+        manifest.is_proved_in("onnxruntime", "cpu"),
+        manifest.is_proved_in("openvino", "cpu"),
+    ) == (
         True,
         False,
     )
@@ -314,7 +317,9 @@ def test_file_that_triton_cannot_serve_is_refused_before_the_work(
 def test_file_that_fails_its_proof_does_not_reach_triton(
     run: Export, out: Path, painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = SimpleNamespace(proof=Proof("failed", "executed", faults=("planted",)))
+    failed = SimpleNamespace(
+        proof=Proof("failed", "executed", faults=(Fault(FaultKind.OVERFLOW, detail="planted"),))
+    )
     monkeypatch.setattr(export_module, "prove", lambda *_, **__: failed)
     monkeypatch.setattr(export_module, "write_due_report", lambda *_: None)
     result = run("--data", painted, "--triton", tmp_path / "served")
@@ -412,7 +417,7 @@ def test_compact_checkpoint_is_half_as_large_and_proved(
     out = tmp_path / "compact.pt"
     result = run("--to", "checkpoint", "--fp16", "--data", painted, target=out)
     assert result.exit_code == 0, result.output
-    assert f"{out}: PROVED on 6 photos" in result.stdout
+    assert f"{out}: PROVED on cpu, with 6 photos" in result.stdout
     assert out.stat().st_size < 0.53 * checkpoint.stat().st_size
     manifest = open_artifact(out).manifest
     assert (manifest.kind, manifest.precision) == ("checkpoint", "fp32")

@@ -1,5 +1,7 @@
 """The comparator against plain loops, and after the same post-processing for both sides."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -13,10 +15,11 @@ from flowerseg.proof.compare import (
     BAND_PX,
     Compared,
     Expected,
+    Steps,
     band_of,
     compare,
-    undecided_difference,
 )
+from flowerseg.proof.faults import other_agreements, tail_difference, undecided_difference
 from flowerseg.segmenter import Segmenter
 
 FRAME_HW = (32, 32)
@@ -79,13 +82,28 @@ def test_counts_and_largest_difference_are_those_of_a_loop_over_pixels(seed: int
         compared.largest_difference == max(abs(int(ours[p]) - int(theirs[p])) for p in pixels) / 256
     )
     undecided = [p for p in pixels if 16 <= theirs[p] < 240]
-    assert compared.undecided == len(undecided)
     steps = sum(abs(int(ours[p]) - int(theirs[p])) for p in undecided)
-    assert compared.undecided_steps == steps
+    assert compared.undecided == Steps(len(undecided), steps)
     assert undecided_difference([compared]) == steps / len(undecided) / 256
+    # 0.1 and 0.9 of 256 are 25.6 and 230.4.
+    for found, level in zip(compared.other_thresholds, (26, 231), strict=True):
+        assert found == _counted(ours >= level, theirs >= level, pixels)
     flipped = sum(bool(mask[p] != reference[p]) for p in pixels)
     assert (compared.flipped, compared.pixels) == (flipped, 21 * 30)
     assert compared.flipped_share == flipped / (21 * 30)
+
+
+def test_tails_are_the_probabilities_of_which_the_reference_is_sure() -> None:
+    labels = np.zeros((1, 6), np.uint8)
+    theirs = np.array([[0, 10, 15, 128, 240, 255]], np.uint8)
+    ours = np.array([[3, 10, 15, 0, 240, 251]], np.uint8)
+    compared = compare(_expected(theirs, theirs >= 128, labels), ours, ours >= 128)
+    assert (compared.background, compared.flower) == (Steps(3, 3), Steps(2, 4))
+    assert tail_difference([compared]) == 4 / 2 / 256
+    twice = dataclasses.replace(compared, flower=Steps())
+    assert tail_difference([compared, twice]) == 4 / 2 / 256
+    # At 0.1 theirs are flower from 128 on, of which ours lack one; at 0.9 both are the same.
+    assert other_agreements([compared]) == {0.1: 2 / 3, 0.9: 1.0}
 
 
 def test_mean_where_undecided_is_over_pixels_and_not_over_photos() -> None:

@@ -15,7 +15,7 @@ from flowerseg.proof import Compared, Expected
 from flowerseg.proof.checks import checks_of, percent
 from flowerseg.proof.faults import faults_of
 from flowerseg.proof.junit import junit_from_proof, write_junit
-from flowerseg.proof.passes import Departure, Parity
+from flowerseg.proof.passes import Departure, Parity, Stressed
 from flowerseg.proof.summary import markdown_from_proof, write_summary
 from flowerseg.proofrecord import Fault, FaultKind, Limits, Proof, WorstPhoto, fault_text
 
@@ -218,7 +218,14 @@ def test_every_kind_of_fault_has_its_check_and_its_words() -> None:
         for kind in FaultKind
     ]
     emulated = [dataclasses.replace(fault, is_emulated=True) for fault in faults]
-    found = dataclasses.replace(PROOF, faults=(*faults, *emulated), undecided_difference=0.1)
+    found = dataclasses.replace(
+        PROOF,
+        faults=(*faults, *emulated),
+        undecided_difference=0.1,
+        tail_difference=0.1,
+        other_agreement_iou=0.5,
+        stressed_difference=0.1,
+    )
     checks = checks_of(found)
     assert [(check.name, len(check.faults)) for check in checks] == [
         ("agreement with PyTorch FP32", 1),
@@ -226,9 +233,12 @@ def test_every_kind_of_fault_has_its_check_and_its_words() -> None:
         ("pixels of one photo that change sides", 1),
         ("largest difference of a probability", 1),
         ("mean difference where PyTorch is undecided", 1),
+        ("mean difference where PyTorch is sure", 1),
+        ("agreement at thresholds 0.1 and 0.9", 1),
+        ("mean difference of a stress frame", 1),
         ("the same photo in a batch and alone", 4),
         ("half precision, emulated", len(FaultKind)),
-        ("anything else", 3),
+        ("anything else", 4),
     ]
     texts = [fault_text(fault) for fault in faults]
     assert len(set(texts)) == len(FaultKind) - 1  # the two that carry their words
@@ -255,12 +265,15 @@ def test_each_fault_is_found_once_where_it_is_worst() -> None:
         batched=[Departure("rose", size, 2, 0.02 * size, 0.5) for size in (3, 4, 5)],
         streamed=[Departure("lily", 8, 0, 0.0, 0.25)],
     )
-    limits = Limits(0.998, 0.002, 0.01, 0.25, 1.0, 0.07, 0.1)
+    parity.stressed = [Stressed("dark", 0.3), Stressed("flat 0", 0.4), Stressed("noise", 0.1)]
+    limits = Limits(0.998, 0.002, 0.01, 0.25, batched_share=0.07, batched_difference=0.1)
+    limits = dataclasses.replace(limits, stressed_difference=0.2)
     found = faults_of(parity, [expected], limits)
     assert [dataclasses.replace(fault, found=round(fault.found, 9)) for fault in found] == [
         Fault(FaultKind.AGREEMENT, 0.7, 0.998, "lily", (1, 8)),
         Fault(FaultKind.FLIPPED, 0.6, 0.01, "lily", (1, 8)),
         Fault(FaultKind.DIFFERENCE, 1.0, 0.25, "rose", (1, 8)),
+        Fault(FaultKind.STRESSED, 0.4, 0.2, "flat 0", count=2),
         Fault(FaultKind.BATCHED, 0.1, 0.07, "rose", (4, 5), place=2),
         Fault(FaultKind.STREAMED_DIFFERENCE, 0.25, 0.1, "lily", (8,), count=2),
         Fault(FaultKind.TRUTH, round(90 / 100 - 140 / 190, 9), 0.002),

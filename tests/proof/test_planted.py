@@ -27,10 +27,7 @@ ALL = {"fp32", "fp16", "int8"}
 # whoever wants to find it proves the FP32 file of the same export first.
 FOUND_AT = {
     "scaled_by_255": {"fp32", "fp16"},
-    "rounded_for_floored": {"fp32"},
-    "mask_shifted_right": {"fp32", "fp16"},
-    "mask_shifted_down": {"fp32", "fp16"},
-    "thresholded_before_the_resize": {"fp32", "fp16"},
+    "rounded_for_floored": {"fp32", "fp16"},
     "hardsigmoid_with_default_slope": {"fp32", "fp16"},
     "std_of_bgr": {"fp32", "fp16"},  # 0.229 and 0.225 for one another: 2 % of the contrast
 }

@@ -266,17 +266,15 @@ def evidence(**proof: object) -> Evidence:
     bad = compare(expected, foreground, spoilt_mask())
     good = compare(expected, foreground, mask)
     parity = Parity(
-        [bad],
-        1,
-        [good],
-        8,
-        2,
-        [
+        alone=[bad],
+        folder=[good],
+        folder_batch=8,
+        streams=2,
+        batched=[
             Departure("leaf", 8, 1, 0.00012, 0.03),
             Departure("leaf", 8, 2, 0.0, 0.0625),
         ],
-        [],
-        [Worst(bad, 1, spoilt_mask())],
+        worst=[Worst(bad, 1, spoilt_mask())],
     )
     fields = {
         "status": "proved",

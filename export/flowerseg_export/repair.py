@@ -20,6 +20,7 @@ from flowerseg.proof import LIMITS, Expected, expect
 from flowerseg.proof.faults import faults_of
 from flowerseg.proof.passes import measure_alone
 from flowerseg.proof.prove import REFERENCE_BATCH
+from flowerseg.proof.stress import expect_stress
 from flowerseg.segmenter import Segmenter
 from flowerseg_export.graph import onnx_from_network
 
@@ -142,6 +143,7 @@ class _Trial:
         reference = open_checkpoint(source, device)
         with Segmenter(reference, self._manifest.preprocess, own) as truth:
             self._expected: list[Expected] = list(expect(truth, photos))
+            self._stress = expect_stress(truth, self._expected)
 
     def is_finite(self, globs: Sequence[str]) -> bool:
         """Whether nothing overflows on a few photos."""
@@ -157,7 +159,7 @@ class _Trial:
         """Whether all photos come out within the limits of FP16."""
         try:
             with self._emulated(globs) as half:
-                parity = measure_alone(half, self._expected, REFERENCE_BATCH)
+                parity = measure_alone(half, self._expected, REFERENCE_BATCH, self._stress)
         except ParityError:
             return False
         return not faults_of(parity, self._expected, LIMITS[Precision.FP16])

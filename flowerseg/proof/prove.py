@@ -97,7 +97,7 @@ def prove(
     Raises:
         ArtifactError: the file was made from another checkpoint, or cannot be opened; or the
             runtime computes with fewer bits than the file has, and it is not proved with its own;
-            or photos go another way here than in training, which an INT8 file cannot tell.
+            or photos go another way here than in training.
         BackendUnavailable: the runtime or the device is not here.
     """
     refuse_stranger(artifact, reference)

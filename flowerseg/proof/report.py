@@ -120,8 +120,7 @@ def pass_rows(parity: Parity) -> list[PassRow]:
     """Photo by photo, and as folders are run."""
     ways = {
         "photo by photo": parity.alone,
-        f"as folders are run: batch {parity.folder_batch}, {parity.streams} "
-        f"stream{'s' if parity.streams > 1 else ''}": parity.folder,
+        "as folders are run": parity.folder,
     }
     return [
         PassRow(

@@ -48,11 +48,15 @@ def statistics_texts(statistics: Statistics, photos: int) -> list[str]:
     return [
         f"95 % interval of the agreement: {statistics.agreement_low:.5f} to "
         f"{statistics.agreement_high:.5f}; if no photo of {photos} is bad, up to "
-        f"{most_bad_photos(photos):.1%} of such photos may be",
-        f"photos: flower {statistics.least_flower:.0%} to {statistics.most_flower:.0%}, brightness "
-        f"{statistics.least_brightness:.0%} to {statistics.most_brightness:.0%}; other photos were "
-        "not tried",
+        f"{100 * most_bad_photos(photos):.1f} % of such photos may be",
+        f"photos: flower {_range(statistics.least_flower, statistics.most_flower)}, brightness "
+        f"{_range(statistics.least_brightness, statistics.most_brightness)}; other photos were not "
+        "tried",
     ]
+
+
+def _range(least: float, most: float) -> str:
+    return f"{100 * least:.0f} to {100 * most:.0f} %"
 
 
 def most_bad_photos(photos: int) -> float:

@@ -31,8 +31,8 @@ def _lines(proof: Proof, model: str, command: str) -> Iterator[str]:
     verdict = "proved" if proof.status == "proved" else "**FAILED**"
     if proof.status == "proved" and not is_scored(proof):
         verdict = "agreement proved"
-    data = markdown_text(proof.data)
-    yield f"### {markdown_text(model)}: {verdict} on {proof.photos} photos of {data}"
+    photos = f"{proof.photos} photos of {markdown_text(proof.data)}"
+    yield f"### {markdown_text(model)}: {verdict} on {proof.place}, with {photos}"
     yield from ("", "| check | found | limit | |", "|---|---|---|---|")
     for check in checks_of(proof):
         yield f"| {check.name} | {check.found} | {check.limit} | {check.verdict} |"

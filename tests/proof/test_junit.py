@@ -100,7 +100,8 @@ XML = """\
 </testsuites>
 """
 
-MARKDOWN = """### flower.onnx: **FAILED** on 6 photos of flowers/val1 0123456789ab
+MARKDOWN = """\
+### flower.onnx: **FAILED** on cpu (half emulated), with 6 photos of flowers/val1 0123456789ab
 
 | check | found | limit | |
 |---|---|---|---|
@@ -186,7 +187,7 @@ def test_proved_file_has_neither_failures_nor_a_list_of_faults() -> None:
     assert root.attrib["failures"] == root[0].attrib["failures"] == "0"
     assert not list(root.iter("failure"))
     text = markdown_from_proof(proved, "flower.onnx", "")
-    assert text.startswith("### flower.onnx: proved on 6 photos")
+    assert text.startswith("### flower.onnx: proved on cpu (half emulated), with 6 photos")
     assert "Faults" not in text
     assert "Worst" not in text
 
@@ -309,7 +310,9 @@ def test_truth_without_a_score_is_a_skipped_case_and_its_reason_stands_beside_it
 
 def test_summary_without_a_score_claims_agreement_only() -> None:
     text = markdown_from_proof(UNSCORED, "flower.onnx", "")
-    assert text.startswith("### flower.onnx: agreement proved on 6 photos")
+    assert text.startswith(
+        "### flower.onnx: agreement proved on cpu (half emulated), with 6 photos"
+    )
     assert "| IoU against truth | n/a | may drop by 0.002 | n/a |" in text
     assert "- No flower is labelled in the 6 photos" in text
 

@@ -301,7 +301,7 @@ class Manifest:
         return not self.why_not_proved(runtime, device)
 
     def why_not_proved(self, runtime: str, device: str = "") -> str:
-        """Why the file may not be used in a runtime on a device, in words; empty where it may.
+        """Why the file may not be used in a runtime on a device, as text; empty where it may.
 
         A checkpoint in PyTorch is the reference, and needs no proof.
 

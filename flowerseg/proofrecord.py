@@ -267,15 +267,15 @@ class Proof:
 
     @property
     def place(self) -> str:
-        """Where it was run, in words: `cuda`, or `cpu (half emulated)`."""
+        """Where it was run, as text: `cuda`, or `cpu (half emulated)`."""
         return self.device + (" (half emulated)" if self.mode == "emulated" else "")
 
     def why_not_as(self, version: str, device_name: str, streams: int, *, graph: bool) -> str:
-        """Why this proof does not count for a file as it was opened, in words; empty where it does.
+        """Why this proof does not count for a file as it was opened, as text; empty where it does.
 
         Args:
             version: of the runtime.
-            device_name: the GPU's; processors are not told apart.
+            device_name: the GPU's; processors are not compared.
             streams: batches that are computed at a time.
             graph: whether they are replayed from a CUDA graph.
         """
@@ -290,7 +290,7 @@ class Proof:
         return ""
 
     def why_not_on(self, device: str) -> str:
-        """Why this proof does not count on a kind of device, in words; empty where it does."""
+        """Why this proof does not count on a kind of device, as text; empty where it does."""
         if self.status != "proved":
             return self.why.rstrip(".")
         if not self.device:

@@ -82,7 +82,7 @@ class Segmenter:
         self.threshold = threshold
         self.artifact = artifact
         self.why_not_proved = "it was not opened from a file"
-        """Why its masks are not proved, in words; empty where they are, or are the reference's."""
+        """Why its masks are not proved, as text; empty where they are, or are the reference's."""
         self._largest_proved: int | None = None
 
     @classmethod

@@ -346,7 +346,7 @@ def test_proof_is_good_for_the_way_in_which_a_file_is_opened(
     assert alone.why_not_as("1.31.1", "NVIDIA H100", 2, graph=False) == (
         "it was proved with one batch at a time, not with 2"
     )
-    # Processors are not told apart, and an older proof knows no version.
+    # Processors are not compared, and an older proof knows no version.
     on_cpu = _proof(device_name="AMD EPYC")
     assert on_cpu.why_not_as("1.31.1", "Intel Xeon", 1, graph=False) == ""
 

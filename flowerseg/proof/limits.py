@@ -32,18 +32,20 @@ from flowerseg.proofrecord import Limits
 # probabilities may move. INT8 moves single probabilities anywhere, so it has no such limit.
 #
 # A photo in a batch, or beside other streams, came out bit for bit as it did alone: FP32, FP16 and
-# INT8 of the shipped MobileNetV3, at every batch size to 16, in two streams of one thread, in ONNX
-# Runtime and OpenVINO. GPUs may take another kernel for another batch size, which rounds otherwise:
-# the limits leave room for twice what a precision moves, and what INT8 moves where its floats are
-# rounded otherwise. No GPU has measured that yet.
+# INT8 of the networks in the next table, at every batch size that is run up to 16, in two streams of
+# one thread, in ONNX Runtime and OpenVINO. GPUs may take another kernel for another batch size, which
+# rounds otherwise: the limits leave room for twice what a precision moves, and for what INT8 moves
+# where its floats are rounded otherwise. No GPU has measured that yet.
 #
-# On 160 photos that no checkpoint has seen, at their own size, and on 90 stress frames made of them
-# (shipped MobileNetV3, frames of 224 x 224, ONNX Runtime and OpenVINO), it gave at worst
+# MobileNetV3 of four seeds and a ResNet-50 (bench/results/proof-2026-11-28) gave at worst
 #
-#           agreement at 0.1, at 0.9   probabilities near 0, near 1   a stress frame's
-#   FP32    1.0000       1.0000        0.00000             0.00000    0.0000
-#   FP16    0.9997       0.9997        0.00001             0.00002    0.0077
-#   INT8    0.9797       0.9771        0.00049             0.00143    0.22
+#           agreement at 0.1 or 0.9   probabilities near 0 or 1   a stress frame's, in the mean
+#   FP32    1.0000                    0.00000                     0.0000
+#   FP16    0.9998                    0.00001                     0.0020
+#   INT8    0.9877                    0.00077                     0.33
+#
+# Of INT8 the stress frame is noise, in which a mask is arbitrary. A file that gives an empty mask
+# of a frame full of flower is wrong by 0.9.
 #
 # What moves all probabilities by little and no mask shows where the reference is undecided: a
 # result scaled by 255 instead of 256 moves those by 0.002 to 0.003 in the mean, one that is rounded
@@ -94,6 +96,6 @@ LIMITS: dict[Precision, Limits] = {
         batched_difference=0.5,
         other_agreement_iou=0.95,
         tail_difference=0.01,
-        stressed_difference=0.4,
+        stressed_difference=0.5,
     ),
 }

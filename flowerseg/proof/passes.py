@@ -1,8 +1,8 @@
 """The ways in which a proof runs a file: photo by photo, at every batch size, and as a folder run.
 
-What the file makes of a photo alone is held against the reference. What it makes of the same photo
-in a batch, or while other streams compute, is held against what it made of it alone: rounding apart
-that is the same, whatever the precision.
+What the file makes of a photo alone is compared with the reference. What it makes of the same photo
+in a batch, or while other streams compute, is compared with what it made of it alone: rounding
+apart, that is the same in every precision.
 """
 
 import heapq
@@ -24,7 +24,7 @@ ALL_SIZES = 8
 """Every batch size up to this one is run."""
 
 UNTUNED_LARGEST = 16
-"""The largest batch that is run of a file that takes any, unless a larger one is asked for."""
+"""The largest batch that is run of a file that takes any, unless the user names a larger one."""
 
 WORST_KEPT = 8  # photos whose masks are kept for the report
 _WORKERS = 2  # threads of the pipeline, which have little to do

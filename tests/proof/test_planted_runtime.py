@@ -266,7 +266,7 @@ def test_fault_in_what_is_delivered_is_found(
     assert found_at(evidence) == _visible(deliver.__name__)
 
 
-def test_fault_of_some_batch_sizes_is_told_once_with_all_of_them(
+def test_fault_of_some_batch_sizes_is_reported_once_with_all_of_them(
     fp32_onnx: Artifact,
     reference: Artifact,
     val_photos: PhotoSet,

@@ -32,10 +32,10 @@ from flowerseg.proofrecord import Limits
 # probabilities may move. INT8 moves single probabilities anywhere, so it has no such limit.
 #
 # A photo in a batch, or beside other streams, came out bit for bit as it did alone: FP32, FP16 and
-# INT8 of the networks in the next table, at every batch size that is run up to 16, in two streams of
-# one thread, in ONNX Runtime and OpenVINO. GPUs may take another kernel for another batch size, which
-# rounds otherwise: the limits leave room for twice what a precision moves, and for what INT8 moves
-# where its floats are rounded otherwise. No GPU has measured that yet.
+# INT8 of the networks in the next table, at every batch size that is run up to 16, in two streams
+# of one thread, in ONNX Runtime and OpenVINO. GPUs may take another kernel for another batch size,
+# which rounds otherwise: the limits leave room for twice what a precision moves, and for what INT8
+# moves where its floats are rounded otherwise. No GPU has measured that yet.
 #
 # MobileNetV3 of four seeds and a ResNet-50 (bench/results/proof-2026-11-28) gave at worst
 #

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 from flowerseg.arrays import FLOWER, Labels
-from flowerseg.artifact import Artifact, Data, open_artifact, publish, rewrite_manifest
+from flowerseg.artifact import Artifact, Batch, Data, open_artifact, publish, rewrite_manifest
 from flowerseg.cli.verify import proof_text, verify
 from flowerseg.data import PhotoSet
 from flowerseg.evaluate import signatures_of
@@ -204,10 +204,26 @@ def test_disk_that_is_full_leaves_no_half_of_a_report_and_the_old_one(
 
 def test_command_says_what_was_asked_for_and_is_quoted() -> None:
     asked = {"reference": Path("my a.pt"), "data": Path("d"), "limit": None, "device": "auto"}
-    asked |= {"max_flipped": 0.0, "split": "val"}
-    assert verify_command(Path("m.onnx"), asked) == (
-        "flowerseg-verify m.onnx --reference 'my a.pt' --data d --split val --max-flipped 0.0"
-    )
+    asked |= {"max_flipped": 0.0, "split": "val", "cuda_graph": None}
+    command = "flowerseg-verify m.onnx --reference 'my a.pt' --data d --split val --max-flipped 0.0"
+    assert verify_command(Path("m.onnx"), asked) == command
+    asked |= {"cuda_graph": True}
+    assert verify_command(Path("m.onnx"), asked) == f"{command} --cuda-graph"
+
+
+def test_cuda_graph_without_a_gpu_is_refused(run: Verify) -> None:
+    result = run("--limit", "2", "--cuda-graph")
+    assert result.exit_code == 1
+    assert "no CUDA graph of onnxruntime on cpu" in result.stderr
+
+
+def test_largest_batch_is_for_models_that_take_any(run: Verify, model: Artifact) -> None:
+    result = run("--limit", "2", "--largest-batch", "2", "--json")
+    assert json.loads(result.stdout)["batch_sizes"] == [1, 2]
+    rewrite_manifest(model, batch=Batch(1, 2, 4))
+    refused = run("--limit", "2", "--largest-batch", "2")
+    assert refused.exit_code == 1
+    assert "takes batches of 1:2:4, and all of them are proved" in refused.stderr
 
 
 @pytest.mark.parametrize("fixture", ["fp32_onnx", "fp16_onnx", "rtx_engine"])

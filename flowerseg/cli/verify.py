@@ -52,6 +52,12 @@ _COLUMNS = 100  # of the text
     show_default="16, or what the model takes",
     help="Prove batches of up to so many photos, of a model that takes any.",
 )
+@click.option(
+    "--cuda-graph/--no-cuda-graph",
+    default=None,
+    show_default="as flowerseg-predict",
+    help="Prove batches that are replayed from a CUDA graph.",
+)
 @click.option("--min-agreement", type=_SHARE, help="Agreement IoU at least. Default: by precision.")
 @click.option("--max-iou-drop", type=_SHARE, help="Loss of IoU against truth at most. Likewise.")
 @click.option("--max-flipped", type=_SHARE, help="Share of a photo's pixels at most. Likewise.")
@@ -130,6 +136,7 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
             runtime=asked["runtime"],
             limits=_limits(artifact, asked),
             largest_batch=asked["largest_batch"],
+            cuda_graph=asked["cuda_graph"],
             on_batch=on_batch,
         )
     if _is_reference_itself(artifact, source, evidence.proof):

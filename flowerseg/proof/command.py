@@ -27,4 +27,6 @@ def verify_command(model: Path, asked: Mapping[str, Any]) -> str:
     for name in (*names, "device", "runtime"):
         if asked.get(name) not in (None, "auto"):
             words += [f"--{name.replace('_', '-')}", str(asked[name])]
+    if (graph := asked.get("cuda_graph")) is not None:
+        words.append("--cuda-graph" if graph else "--no-cuda-graph")
     return shlex.join(words)

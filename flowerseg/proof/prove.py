@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowerseg.artifact import COMPUTED_IN, RUNTIMES, Artifact, Kind, Precision
-from flowerseg.backends import SessionOptions, for_folders
+from flowerseg.artifact import COMPUTED_IN, RUNTIMES, Artifact, Kind, Manifest, Precision
+from flowerseg.backends import STREAMED, SessionOptions, for_folders, kind_of_device
 from flowerseg.backends.pytorch import PyTorchBackend, open_checkpoint
 from flowerseg.caveats import Caveat, label_caveats
 from flowerseg.checkpoint import network_from_artifact
@@ -75,7 +75,7 @@ def prove(
     runtime: str = "auto",
     limits: Limits | None = None,
     largest_batch: int | None = None,
-    options: SessionOptions | None = None,
+    cuda_graph: bool | None = None,
     on_batch: OnBatch = lambda *_: None,
     before: Evidence | None = None,
 ) -> Evidence:
@@ -89,7 +89,7 @@ def prove(
         runtime: what opens the file; `auto` is the first of its kind in `RUNTIMES`.
         limits: None takes `LIMITS` of the precision that the runtime computes in.
         largest_batch: to run, of a file that takes any; None: see `passes.batch_sizes`.
-        options: how the file is opened; None: as for a folder run, see `backends.for_folders`.
+        cuda_graph: replay batches from a CUDA graph; None: as a folder run does in this runtime.
         on_batch: progress.
         before: what was found of the same file in another runtime, with the same photos on the
             same device: the reference is not run again.
@@ -109,12 +109,14 @@ def prove(
             f"{artifact.path} takes batches of {', '.join(map(str, manifest.ranges))}, and all of "
             "them are proved: leave --largest-batch out, which is for models that take any."
         )
-    chosen = options or for_folders(manifest, opener, device)
+    options = _as_folders_are_run(manifest, opener, device)
+    if cuda_graph is not None:
+        options = dataclasses.replace(options, cuda_graph=cuda_graph)
     with Segmenter.open(
         artifact.path,
         device=device,
         runtime=opener,
-        options=chosen,
+        options=options,
         allow_unproven=True,
         is_tested=False,
         trust=True,  # who opened `artifact` has decided
@@ -145,7 +147,7 @@ def prove(
         version=info.version,
         device=info.device.partition(":")[0],
         device_name=info.device_name,
-        cuda_graph=chosen.cuda_graph,
+        cuda_graph=options.cuda_graph,
         mode="executed" if emulated is None else "emulated",
         faults=tuple(faults),
         limits=allowed,
@@ -158,6 +160,17 @@ def prove(
         selftest_map="" if faults else selftest_map,
     )
     return Evidence(proof, parity, expected, stress, emulated)
+
+
+def _as_folders_are_run(manifest: Manifest, runtime: str, device: str) -> SessionOptions:
+    """The options of a folder run, with two streams at least where the runtime can.
+
+    A folder run has one on a machine with one core, but a proof is for other machines too.
+    """
+    options = for_folders(manifest, runtime, device)
+    if runtime in STREAMED[kind_of_device(manifest, runtime, device)]:
+        return dataclasses.replace(options, streams=max(2, options.streams))
+    return options
 
 
 def _threshold_faults(artifact: Artifact, reference: Artifact) -> list[Fault]:

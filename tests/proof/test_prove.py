@@ -35,6 +35,11 @@ from tests.loud import louder
 Spoil = Callable[[onnx.ModelProto], None]
 
 
+def _streams_here() -> int:
+    """One a core, 2 at least and 8 at most."""
+    return max(2, min(len(allowed_cores()), 8))
+
+
 def _swap_flower_and_background(model: onnx.ModelProto) -> None:
     _rename_output(model, "swapped")
     model.graph.initializer.append(numpy_helper.from_array(np.array(255, np.uint8), "full"))
@@ -65,7 +70,7 @@ def test_correct_export_is_proved(fixture: str, request: pytest.FixtureRequest) 
     assert proof.photos == 6
     assert proof.batch_sizes == (1, 2, 3, 4, 5, 6, 7, 8, 13, 16)
     assert (proof.runtime, proof.device, proof.folder_batch) == ("onnxruntime", "cpu", 8)
-    assert proof.streams == min(len(allowed_cores()), 8)
+    assert proof.streams == _streams_here()
     assert proof.version == onnxruntime.__version__
     assert proof.limits is not None
     assert proof.agreement_iou is not None
@@ -215,10 +220,20 @@ def test_progress_ends_at_the_whole(
     # 6 photos and the stress frames alone; each size above 1 twice; as a folder is run, two batches
     # of 8 for each stream.
     stress = len(proof.stress)
-    in_all = 6 + stress + 2 * (sum(range(2, 9)) + 13 + 16) + 2 * 8 * min(len(allowed_cores()), 8)
+    in_all = 6 + stress + 2 * (sum(range(2, 9)) + 13 + 16) + 2 * 8 * _streams_here()
     assert seen[0] == (1, in_all)
     assert seen[-1] == (in_all, in_all)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_machine_with_one_core_proves_two_streams_for_those_with_more(
+    fp32_onnx: Artifact,
+    reference: Artifact,
+    val_photos: PhotoSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flowerseg.backends.device.allowed_cores", lambda: [0])
+    assert prove(fp32_onnx, reference, val_photos, device="cpu").proof.streams == 2
 
 
 def test_larger_batches_are_proved_where_they_are_asked_for(

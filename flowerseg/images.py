@@ -222,6 +222,10 @@ def _decode(data: bytes, header: ImageHeader, flags: int, name: str) -> Rgb:
     """Pixels as stored, not turned, of a format that OpenCV decodes."""
     try:
         buffer = np.frombuffer(data, np.uint8)
+        if header.format == "WebP":
+            # What lies behind the end is no part of the image. OpenCV would fill damaged data up
+            # from there, and return what other decoders refuse.
+            buffer = buffer[: 8 + int.from_bytes(data[4:8], "little")]
         pixels = cv2.imdecode(buffer, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         words = _words(data, header)

@@ -327,6 +327,21 @@ def test_bytes_behind_the_image_are_left_alone(kind: str, behind: bytes) -> None
     np.testing.assert_array_equal(found, decode_rgb(IMAGES[kind], "alone"))
 
 
+@pytest.mark.parametrize("kind", ["WebP", "WebP, lossless", "WebP, alpha", "WebP, animated"])
+def test_webp_with_bytes_too_many_inside_is_refused_where_pillow_refuses_it(kind: str) -> None:
+    """What was pushed behind the end by them must not complete the image."""
+    whole, refused = IMAGES[kind], 0
+    for at in np.linspace(30, len(whole), 60, dtype=int):
+        spoilt = whole[:at] + b"\x5a" * 24 + whole[at:]
+        try:
+            Image.open(io.BytesIO(spoilt)).load()
+        except (OSError, EOFError):
+            refused += 1
+            with pytest.raises(ImageError):
+                decode_rgb(spoilt, "a")
+    assert refused > 0
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WebP", "TIFF", "BMP"])
 def test_content_decides_and_not_the_name(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.jpg").write_bytes(IMAGES[kind])

@@ -458,7 +458,7 @@ def read_manifest(path: Path) -> Manifest:
 def _renew_proofs(fields: dict[str, Any]) -> None:
     """Bring proofs of flowerseg before 2026-11-28, which name no device, into today's form.
 
-    They prove nothing any more, except that a checkpoint in PyTorch needs no proof.
+    A file with such a proof is not proved; a checkpoint in PyTorch needs no proof.
     """
     others = fields.get("further_proofs")
     for proof in [fields.get("proof"), *(others if isinstance(others, list) else [])]:
@@ -519,7 +519,7 @@ def record_proof(artifact: Artifact, proof: Proof) -> Artifact:
 
 
 def _is_replaced(before: Proof, proof: Proof) -> bool:
-    """Whether a proof says nothing more once another one was run."""
+    """Whether another proof takes the place of this one."""
     if not before.runtime:  # not run, or of an older flowerseg
         return True
     return before.runtime == proof.runtime and before.device in ("", proof.device)

@@ -83,6 +83,24 @@ class _Row:
         return fault.kind in self.kinds and not fault.is_emulated
 
 
+# Fields of `Proof` and of `Limits`, with the name of the check, digits behind the point, and fault.
+_DIFFERENCES = (
+    (
+        "largest_difference",
+        "largest difference of a probability",
+        3,
+        FaultKind.DIFFERENCE,
+    ),
+    (
+        "undecided_difference",
+        "mean difference where PyTorch is undecided",
+        5,
+        FaultKind.UNDECIDED,
+    ),
+    ("tail_difference", "mean difference where PyTorch is sure", 5, FaultKind.TAILS),
+)
+
+
 def _rows(proof: Proof, limits: Limits) -> Iterator[_Row]:
     least = f"at least {limits.agreement_iou:g}"
     yield _Row(
@@ -105,27 +123,11 @@ def _rows(proof: Proof, limits: Limits) -> Iterator[_Row]:
         f"at most {percent(limits.flipped_share)}",
         (FaultKind.FLIPPED,),
     )
-    if proof.largest_difference is not None:
-        yield _Row(
-            "largest difference of a probability",
-            f"{proof.largest_difference:.3f}",
-            f"at most {limits.largest_difference:g}",
-            (FaultKind.DIFFERENCE,),
-        )
-    if proof.undecided_difference is not None:
-        yield _Row(
-            "mean difference where PyTorch is undecided",
-            f"{proof.undecided_difference:.5f}",
-            f"at most {limits.undecided_difference:g}",
-            (FaultKind.UNDECIDED,),
-        )
-    if proof.tail_difference is not None:
-        yield _Row(
-            "mean difference where PyTorch is sure",
-            f"{proof.tail_difference:.5f}",
-            f"at most {limits.tail_difference:g}",
-            (FaultKind.TAILS,),
-        )
+    for field, name, digits, kind in _DIFFERENCES:
+        found = getattr(proof, field)
+        if found is not None:
+            most = f"at most {getattr(limits, field):g}"
+            yield _Row(name, f"{found:.{digits}f}", most, (kind,))
     if proof.other_agreement_iou is not None:
         yield _Row(
             "agreement at thresholds 0.1 and 0.9",

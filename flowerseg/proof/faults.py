@@ -10,7 +10,7 @@ from flowerseg.proofrecord import Fault, FaultKind, Limits
 
 
 def faults_of(parity: Parity, expected: Sequence[Expected], limits: Limits) -> list[Fault]:
-    """What is beyond the limits; empty when nothing is."""
+    """What is beyond the limits; empty where all are kept."""
     return [
         *_faults_beside_reference(parity.passes, limits),
         *_faults_of_stress(parity.stressed, limits),
@@ -43,7 +43,7 @@ def _faults_beside_reference(
     measures: list[tuple[FaultKind, float, Callable[[Sequence[Compared]], _Found]]] = [
         (FaultKind.AGREEMENT, limits.agreement_iou, _agreement),
         (FaultKind.FLIPPED, limits.flipped_share, _flipped),
-        # A flower that is lost where the mask was all but empty flips next to nothing.
+        # A flower that is lost where the mask was all but empty flips hardly a pixel.
         (FaultKind.DIFFERENCE, limits.largest_difference, _difference),
         (FaultKind.UNDECIDED, limits.undecided_difference, _undecided),
         (FaultKind.TAILS, limits.tail_difference, _tails),

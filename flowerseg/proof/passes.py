@@ -170,7 +170,7 @@ def measure_parity(
         streams=len(model.streams),
     )
     batched = [size for size in sizes if size > 1 for _ in range(_times(size))]
-    # Two batches for each stream at least, or nothing would be computed at the same time.
+    # Two batches for each stream at least, or the streams would not compute at the same time.
     as_folder = max(len(expected), 2 * parity.streams * parity.folder_batch)
     done, in_all = 0, len(expected) + len(stress) + sum(batched) + as_folder
 

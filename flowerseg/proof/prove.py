@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowerseg.artifact import COMPUTED_IN, RUNTIMES, Artifact, Kind, Manifest, Precision
-from flowerseg.backends import STREAMED, SessionOptions, for_folders, kind_of_device
+from flowerseg.backends import STREAMED, BackendInfo, SessionOptions, for_folders, kind_of_device
 from flowerseg.backends.pytorch import PyTorchBackend, open_checkpoint
 from flowerseg.caveats import Caveat, label_caveats
 from flowerseg.checkpoint import network_from_artifact
@@ -45,6 +45,7 @@ from flowerseg.selftest import own_map, require_same_map
 REFERENCE_BATCH = 8
 # Runtimes that compute FP16 nodes in FP32 when they run on the CPU.
 _WIDENS_HALF = {"onnxruntime", "openvino"}
+_HALF_EMULATED = ", which computes half in FP32, so half was emulated in PyTorch too"
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,11 @@ def prove(
     manifest = artifact.manifest
     opener = RUNTIMES[manifest.kind][0] if runtime == "auto" else runtime
     _refuse_fewer_bits_first(artifact, opener)
-    if largest_batch is not None and manifest.ranges:
-        raise ArtifactError(
-            f"{artifact.path} takes batches of {', '.join(map(str, manifest.ranges))}, and all of "
-            "them are proved: leave --largest-batch out, which is for models that take any."
-        )
+    _refuse_largest_batch_of_ranges(artifact, largest_batch)
     options = _as_folders_are_run(manifest, opener, device)
     if cuda_graph is not None:
         options = dataclasses.replace(options, cuda_graph=cuda_graph)
+    sizes = batch_sizes(manifest.ranges, largest_batch)
     with Segmenter.open(
         artifact.path,
         device=device,
@@ -122,27 +120,24 @@ def prove(
         trust=True,  # who opened `artifact` has decided
     ) as model:
         info = model.info
-        if before:
-            expected, stress = before.expected, before.stress
-        else:
-            expected, stress = _expected(artifact, reference, photos, device)
-        sizes = batch_sizes(manifest.ranges, largest_batch)
+        expected, stress = (
+            (before.expected, before.stress)
+            if before
+            else _expected(artifact, reference, photos, device)
+        )
         parity = measure_parity(model, expected, sizes, on_batch, stress)
         selftest_map = own_map(artifact, model.backend)
     precision = Precision(info.precision)  # a checkpoint may be opened in another than its own
     allowed = limits or LIMITS[precision]
-    how = f"executed by {info}"
     faults = [*_threshold_faults(artifact, reference), *faults_of(parity, expected, allowed)]
     emulated: Emulated | None = None
-    computes_in_half = Precision.FP16 in (precision, manifest.float_type)
-    if computes_in_half and info.device == "cpu" and info.runtime in _WIDENS_HALF:
-        how += ", which computes half in FP32, so half was emulated in PyTorch too"
+    if _widens_half(manifest, precision, info):
         emulated = before.emulated if before else None
         emulated = emulated or _emulate_half(artifact, reference, expected, stress, allowed)
         faults += emulated.faults
     proof = Proof(
         status="failed" if faults else "proved",
-        how=how,
+        how=f"executed by {info}{_HALF_EMULATED if emulated else ''}",
         runtime=opener,
         version=info.version,
         device=info.device.partition(":")[0],
@@ -160,6 +155,12 @@ def prove(
         selftest_map="" if faults else selftest_map,
     )
     return Evidence(proof, parity, expected, stress, emulated)
+
+
+def _widens_half(manifest: Manifest, precision: Precision, info: BackendInfo) -> bool:
+    """Whether a runtime computes a file's half in FP32, which hides overflows."""
+    computes_in_half = Precision.FP16 in (precision, manifest.float_type)
+    return computes_in_half and info.device == "cpu" and info.runtime in _WIDENS_HALF
 
 
 def _as_folders_are_run(manifest: Manifest, runtime: str, device: str) -> SessionOptions:
@@ -189,6 +190,15 @@ def _refuse_fewer_bits_first(artifact: Artifact, runtime: str) -> None:
             f"{artifact.path}: {runtime} computes in {COMPUTED_IN[runtime]}, whose rounding hides "
             f"faults of the file. Prove it first in {' or '.join(exact)}: the same command with "
             f"--runtime {exact[0]}."
+        )
+
+
+def _refuse_largest_batch_of_ranges(artifact: Artifact, largest: int | None) -> None:
+    ranges = artifact.manifest.ranges
+    if largest is not None and ranges:
+        raise ArtifactError(
+            f"{artifact.path} takes batches of {', '.join(map(str, ranges))}, and all of them are "
+            "proved: leave --largest-batch out, which is for models that take any."
         )
 
 

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from flowerseg import tiffdirectory
 from flowerseg.arrays import SizeHW
 from flowerseg.orientation import UPRIGHT, orientation_of
@@ -38,6 +40,14 @@ _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _WEBP_HAS_EXIF, _WEBP_HAS_XMP, _WEBP_IS_ANIMATED = 8, 4, 2
 _LOSSY_WEBP = "lossy WebP"
 
+# Markers that may stand between the scans of a JPEG: tables (DHT, DQT, DNL, DRI), the next scan,
+# applications' data and comments.
+_BETWEEN_SCANS = frozenset((0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)))
+
+_IS_MARKER = np.ones(256, np.bool_)
+_IS_MARKER[[0x00, 0xFF, *range(0xD0, 0xD8)]] = False
+"""Bytes that end a scan behind an FF: not 00, filling FFs or restart markers."""
+
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_COMPRESSION, _TIFF_XMP = 256, 257, 259, 700
 _TIFF_JPEG = (6, 7)
 
@@ -54,6 +64,7 @@ class ImageHeader:
     has_end: bool = True  # the mark that ends the image is there, where its format has one
     has_more_pictures: bool = False  # an animation, or several pages
     lossy_format: str = ""  # for messages: the format, if it changes colours
+    is_broken: bool = False  # its structure is damaged, so that decoders fill pixels up
 
 
 def read_header(data: bytes) -> ImageHeader | None:
@@ -110,9 +121,39 @@ def _jpeg(data: bytes) -> ImageHeader | None:
         return None
     # Thumbnails end before the scan begins. Another image may follow, whose end is not this one's.
     following = _ANOTHER_JPEG.search(data, at)
-    has_end = data.rfind(_END_OF_IMAGE, at, following.start() if following else None) >= 0
+    end = data.rfind(_END_OF_IMAGE, at, following.start() if following else None)
     orientation = orientation_of(exif, xmp)
-    return ImageHeader("JPEG", size_hw, orientation, has_end, lossy_format="JPEG")
+    is_broken = end >= 0 and _has_stray_marker(data, at, end)
+    return ImageHeader(
+        "JPEG", size_hw, orientation, end >= 0, lossy_format="JPEG", is_broken=is_broken
+    )
+
+
+def _has_stray_marker(data: bytes, at: int, end: int) -> bool:
+    """Whether a marker that has no place there stands among the pixels of a JPEG.
+
+    A decoder stops at it, and fills the rest of the picture with grey. Source: ITU-T T.81, table
+    B.1 and F.1.2.3: within a scan, FF is followed by 00 or by a restart marker.
+
+    Args:
+        data: the file.
+        at: where the first scan begins.
+        end: where the mark of the image's end is.
+    """
+    codes = np.frombuffer(data, np.uint8, end - at, at)
+    after_ff = np.flatnonzero(codes[:-1] == 0xFF)  # few, so that the next step is cheap
+    found = after_ff[_IS_MARKER[codes[after_ff + 1]]]
+    skipped = 0  # up to here: the content of a segment between two scans
+    for place in found.tolist():
+        if place < skipped:
+            continue
+        code = int(codes[place + 1])
+        if code == _END_OF_IMAGE[1]:
+            return False  # what follows is no part of the image
+        if code not in _BETWEEN_SCANS:
+            return True
+        skipped = place + 2 + int.from_bytes(data[at + place + 2 : at + place + 4], "big")
+    return False
 
 
 def unread_jpeg_kind(frame: int, bits: int) -> str:

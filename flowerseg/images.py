@@ -255,6 +255,11 @@ def _checked_header(data: bytes, name: str, max_pixels: int) -> ImageHeader:
         raise ImageError(
             f"{name}: {_words(data, header)} is cut off: its end is missing. Copy it again."
         )
+    if header.is_broken:
+        raise ImageError(
+            f"{name}: {_words(data, header)} is damaged in the middle. Copy it again, or save it "
+            "anew."
+        )
     return header
 
 

@@ -254,6 +254,33 @@ def test_jpeg_of_a_kind_that_is_not_decoded_is_named(frame: int, bits: int, kind
             decode(bytes(jpeg), "a")
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG, progressive"])
+@pytest.mark.parametrize("code", [0x01, 0x08, 0xBD, 0xC0, 0xF0, 0xFD])
+def test_jpeg_with_a_stray_marker_among_its_pixels_is_refused(kind: str, code: int) -> None:
+    """libjpeg stops at it, and fills the rest with grey."""
+    jpeg = IMAGES[kind]
+    middle = (jpeg.rindex(b"\xff\xda") + 12 + len(jpeg)) // 2  # of the last scan
+    spoilt = jpeg[:middle] + bytes((0x55, 0xFF, code)) + jpeg[middle + 3 :]
+    with pytest.raises(ImageError, match="is damaged in the middle"):
+        decode_rgb(spoilt, "a")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_comments_tables_and_restart_markers_between_scans_are_no_damage(
+    options: dict[str, Any],
+) -> None:
+    rgb = np.random.default_rng(4).integers(0, 256, (64, 48, 3), np.uint8)
+    jpeg = _saved(Image.fromarray(rgb), "JPEG", quality=90, **options)
+    expected = np.asarray(Image.open(io.BytesIO(jpeg)))
+    np.testing.assert_allclose(decode_rgb(jpeg, "a").astype(int), expected, atol=4)
+    if "progressive" in options:  # a comment that holds a stray marker, before the second scan
+        first = jpeg.index(b"\xff\xda")
+        second = jpeg.index(b"\xff\xc4", first)
+        comment = b"\xff\xfe\x00\x06\xff\x08\xff\xbd"
+        found = decode_rgb(jpeg[:second] + comment + jpeg[second:], "a")
+        np.testing.assert_array_equal(found, decode_rgb(jpeg, "a"))
+
+
 def test_stray_bytes_before_the_end_of_a_jpeg_do_no_harm() -> None:
     jpeg = IMAGES["JPEG"]
     found = decode_rgb(jpeg[:-2] + bytes(range(1, 17)) + jpeg[-2:], "a")

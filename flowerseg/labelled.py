@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -107,10 +107,11 @@ def _orientation_text(photo: int, annotation: int) -> str:
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Labelled photos of one split."""
+    """Photos of one split."""
 
     name: str
     photos: tuple[LabelledPhoto, ...]
+    is_labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -135,14 +136,14 @@ class PhotoSet:
 
     def part(self, places: Iterable[int]) -> "PhotoSet":
         """The photos at these places of the set, in this order."""
-        return PhotoSet(self.name, tuple(self.photos[place] for place in places))
+        return replace(self, photos=tuple(self.photos[place] for place in places))
 
     def limited(self, limit: int | None) -> "PhotoSet":
         """The set, or `limit` photos spread evenly over it."""
         if limit is None or limit >= len(self.photos):
             return self
         picks = np.linspace(0, len(self.photos) - 1, limit).round().astype(int)
-        return PhotoSet(f"{self.name}[{limit}]", tuple(self.photos[i] for i in picks))
+        return replace(self.part(picks.tolist()), name=f"{self.name}[{limit}]")
 
 
 def _hash_of(path: Path) -> str:

@@ -18,7 +18,7 @@ class Limits:
 
     agreement_iou: float  # of the masks, at least
     iou_drop: float  # against truth, at most
-    flipped_share: float = 0.05  # of one photo's pixels, at most
+    flipped_share: float = 0.05  # of the pixels of one photo's frame, at most
     largest_difference: float = 1.0  # of probabilities, at most
     undecided_difference: float = 1.0  # of undecided probabilities, in the mean, at most
     # Between a photo in a batch, or beside other streams, and the same photo alone, at most.
@@ -27,6 +27,11 @@ class Limits:
     other_agreement_iou: float = 0.0  # of masks at thresholds 0.1 and 0.9, at least
     tail_difference: float = 1.0  # of probabilities near 0, or near 1, in the mean, at most
     stressed_difference: float = 1.0  # of a stress frame's probabilities, in the mean, at most
+    rounding: float = 0.0  # of a probability: by more a pixel has to move to count as flipped
+    # Between an INT8 file and the emulation of its arithmetic, at most.
+    module_difference: float = 1.0  # of a module's output, see `proof.layers.relative_error`
+    agreement_drop: float = 1.0  # of agreement with the reference, over what the emulation loses
+    emulated_share: float = 1.0  # of the pixels of one photo's frame
 
     def __post_init__(self) -> None:
         require_shares(**dataclasses.asdict(self))
@@ -51,6 +56,10 @@ class FaultKind(StrEnum):
     OVERFLOW = "overflow"  # of half, where it is emulated
     NOT_OPENED = "not-opened"  # the runtime refuses the file
     THRESHOLD = "threshold"  # the file has another one than its checkpoint
+    # An INT8 file beside the emulation of its arithmetic.
+    MODULE = "module"  # output of one, for the same input
+    AGREEMENT_DROP = "agreement-drop"  # agreement with the reference
+    EMULATED = "emulated"  # pixels of one photo
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,8 @@ class Fault:
     threshold: float = 0.0  # OTHER_THRESHOLD
     detail: str = ""  # what was raised; OVERFLOW and NOT_OPENED
     is_emulated: bool = False  # found where half was emulated
+    is_cost: bool = False  # of quantisation: the emulation of the file's arithmetic shows it too
+    module: str = ""  # MODULE
 
     def __post_init__(self) -> None:
         require_shares(found=self.found, limit=self.limit, threshold=self.threshold)
@@ -77,7 +88,9 @@ class Fault:
 
 def fault_text(fault: Fault) -> str:
     """A fault in a sentence without its full stop."""
-    return ("emulated half: " if fault.is_emulated else "") + _text_of(fault)
+    before = "emulated half: " if fault.is_emulated else ""
+    after = " (quantisation itself costs that)" if fault.is_cost else ""
+    return before + _text_of(fault) + after
 
 
 def _text_of(fault: Fault) -> str:
@@ -89,8 +102,8 @@ def _text_of(fault: Fault) -> str:
             )
         case FaultKind.FLIPPED:
             return (
-                f"{found:.1%} of the pixels of {photo} change sides{_at(fault)}, more than "
-                f"{limit:.1%}"
+                f"{found:.1%} of the pixels of {photo} change sides by more than rounding "
+                f"explains{_at(fault)}, more than {limit:.1%}"
             )
         case FaultKind.DIFFERENCE:
             return (
@@ -138,6 +151,21 @@ def _text_of(fault: Fault) -> str:
             )
         case FaultKind.OVERFLOW | FaultKind.NOT_OPENED:
             return fault.detail
+        case FaultKind.MODULE:
+            return (
+                f"{fault.module} departs by {found:.2g} of its spread from what its own scales "
+                f"give, more than {limit:g}"
+            )
+        case FaultKind.AGREEMENT_DROP:
+            return (
+                f"agreement IoU is lower by {found:.4f} than that of an emulation with the same "
+                f"scales, more than {limit:.4f}"
+            )
+        case FaultKind.EMULATED:
+            return (
+                f"{found:.1%} of the pixels of {photo} change sides by more than rounding "
+                f"explains, compared with an emulation with the same scales; more than {limit:.1%}"
+            )
 
 
 def _at(fault: Fault) -> str:
@@ -214,6 +242,7 @@ class Proof:
     flipped_pixels: int = 0  # on the other side of the threshold than in the reference
     pixels: int = 0
     flipped_share: float | None = None  # of the photo where most change sides
+    jumped_share: float | None = None  # of the frame where most do by more than rounding explains
     largest_difference: float | None = None  # of probabilities
     undecided_difference: float | None = None  # mean where the reference is undecided
     other_agreement_iou: float | None = None  # of masks at thresholds 0.1 and 0.9, the lower
@@ -223,6 +252,11 @@ class Proof:
     statistics: Statistics | None = None
     batched_share: float | None = None  # of a photo's pixels, between a batch and the photo alone
     batched_difference: float | None = None  # of its probabilities
+    # Of INT8: an emulation of the file's arithmetic beside the reference, and beside the file.
+    quantised_agreement_iou: float | None = None  # what quantisation leaves of the agreement
+    emulated_iou: float | None = None  # agreement of the file with the emulation
+    emulated_share: float | None = None  # as `jumped_share`
+    module_difference: float | None = None  # of the module's output that departs most
     worst: tuple[WorstPhoto, ...] = ()
     runtime: str = ""  # by name; empty: the first of the file's kind, or none
     version: str = ""  # of the runtime
@@ -250,6 +284,7 @@ class Proof:
             emulated_agreement_iou=self.emulated_agreement_iou,
             band_iou=self.band_iou,
             flipped_share=self.flipped_share,
+            jumped_share=self.jumped_share,
             largest_difference=self.largest_difference,
             undecided_difference=self.undecided_difference,
             batched_share=self.batched_share,
@@ -257,6 +292,10 @@ class Proof:
             other_agreement_iou=self.other_agreement_iou,
             tail_difference=self.tail_difference,
             stressed_difference=self.stressed_difference,
+            quantised_agreement_iou=self.quantised_agreement_iou,
+            emulated_iou=self.emulated_iou,
+            emulated_share=self.emulated_share,
+            module_difference=self.module_difference,
         )
         require_between(0, None, stress_frames=self.stress_frames)
 

@@ -185,6 +185,17 @@ def fp16_onnx(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Artifact:
 
 
 @pytest.fixture(scope="session")
+def int8_onnx(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Artifact:
+    """The same in INT8, for processors."""
+
+    def make(out: Path) -> None:
+        int8 = Precision.INT8
+        export_model(ExportConfig(checkpoint, out, precision=int8, data=painted, device="cpu"))
+
+    return open_artifact(made_once("int8/small.onnx", make))
+
+
+@pytest.fixture(scope="session")
 def rtx_engine(
     checkpoint: Path, fp16_onnx: Artifact, painted: Path, made_once: MadeOnce
 ) -> Artifact:

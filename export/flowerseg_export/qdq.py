@@ -173,9 +173,13 @@ def _node(
     dtype: ir.DataType | None,
     attributes: Mapping[str, int] | None = None,
 ) -> ir.Node:
-    """A node called after the value that it quantises, which comes from the same module."""
+    """A node called after the value that it quantises, which comes from the same module.
+
+    The names are those of ONNX Runtime's quantiser, by which the proof finds values in the file.
+    """
     name = f"{value.name}_{op_type}"
-    output = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype) if dtype else None)
+    typed = ir.TensorType(dtype) if dtype else None
+    output = ir.Value(name=f"{name}_Output", shape=value.shape, type=typed)
     node = ir.node(op_type, inputs, dict(attributes or {}), name=name, outputs=[output])
     producer = value.producer()
     if producer is not None:

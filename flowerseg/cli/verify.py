@@ -33,6 +33,32 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 _COLUMNS = 100  # of the text
 
 
+_LIMITS = {
+    "min-agreement": "Agreement IoU at least.",
+    "max-iou-drop": "Loss of IoU against truth, at most.",
+    "max-flipped": "Share of a photo's pixels that change sides, at most.",
+    "max-difference": "Of a probability, at most.",
+    "max-undecided": "Mean difference where PyTorch is undecided, at most.",
+    "min-other-agreement": "Agreement IoU at thresholds 0.1 and 0.9, at least.",
+    "max-tail": "Mean difference where PyTorch is sure, at most.",
+    "max-stressed": "Mean difference of a stress frame's probabilities, at most.",
+    "max-batched": "Share of a photo's pixels, in a batch and alone, at most.",
+    "max-batched-difference": "Of a probability, in a batch and alone, at most.",
+    "max-module-difference": "INT8: of a module's output from what its scales give, at most.",
+    "max-agreement-drop": "INT8: agreement IoU below that of its emulation, at most.",
+    "max-emulated": "INT8: share of a photo's pixels, beside its emulation, at most.",
+}
+
+
+def limit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for each limit of a proof."""
+    for name, text in reversed(_LIMITS.items()):
+        command = click.option(f"--{name}", type=_SHARE, help=f"{text} [default: by precision]")(
+            command
+        )
+    return command
+
+
 @click.command(cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
@@ -41,10 +67,13 @@ _COLUMNS = 100  # of the text
     required=True,
     help="The checkpoint (.pt) that the model was made from.",
 )
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of labelled photos.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Folder of labelled photos."
+    "--photos",
+    type=click.Path(path_type=Path),
+    help="Instead of --data: folder of photos without labels. Agreement alone is proved.",
 )
-@click.option("--split", default="val", show_default=True, help="val1 in Oxford 17.")
+@click.option("--split", help="Of --data: train, val, or val1 in Oxford 17. [default: val]")
 @click.option("--limit", type=click.IntRange(min=1), help="Use this many photos of the split.")
 @click.option(
     "--largest-batch",
@@ -58,40 +87,7 @@ _COLUMNS = 100  # of the text
     show_default="as flowerseg-predict",
     help="Prove batches that are replayed from a CUDA graph.",
 )
-@click.option("--min-agreement", type=_SHARE, help="Agreement IoU at least. Default: by precision.")
-@click.option("--max-iou-drop", type=_SHARE, help="Loss of IoU against truth at most. Likewise.")
-@click.option("--max-flipped", type=_SHARE, help="Share of a photo's pixels at most. Likewise.")
-@click.option("--max-difference", type=_SHARE, help="Of a probability, at most. Likewise.")
-@click.option(
-    "--max-undecided",
-    type=_SHARE,
-    help="Mean difference where PyTorch is undecided, at most. Likewise.",
-)
-@click.option(
-    "--min-other-agreement",
-    type=_SHARE,
-    help="Agreement IoU at thresholds 0.1 and 0.9, at least. Likewise.",
-)
-@click.option(
-    "--max-tail",
-    type=_SHARE,
-    help="Mean difference where PyTorch is sure, at most. Likewise.",
-)
-@click.option(
-    "--max-stressed",
-    type=_SHARE,
-    help="Mean difference of a stress frame's probabilities, at most. Likewise.",
-)
-@click.option(
-    "--max-batched",
-    type=_SHARE,
-    help="Share of a photo's pixels, in a batch and alone, at most. Likewise.",
-)
-@click.option(
-    "--max-batched-difference",
-    type=_SHARE,
-    help="Of a probability, in a batch and alone, at most. Likewise.",
-)
+@limit_options
 @click.option(
     "--report",
     type=_FILE,
@@ -118,13 +114,11 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
     writes no proof.
     """
     from flowerseg.artifact import open_artifact, record_proof
-    from flowerseg.data import open_photos
     from flowerseg.proof import prove
     from flowerseg.proof.checks import warnings_of
 
     source = open_artifact(asked["reference"])
-    photos = open_photos(asked["data"], asked["split"], source.manifest.rules)
-    photos = photos.limited(asked["limit"])
+    photos = _photos(source, asked).limited(asked["limit"])
     artifact = open_artifact(model, trust=asked["trust"])
     _require_writable(asked)
     with proof_progress() as on_batch:
@@ -152,6 +146,20 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
     _fail_if_failed(proved, asked["report"])
 
 
+def _photos(source: "Artifact", asked: Mapping[str, Any]) -> "PhotoSet":
+    from flowerseg.data import open_photos
+    from flowerseg.unlabelled import open_unlabelled
+
+    data, photos, split = asked["data"], asked["photos"], asked["split"]
+    if (data is None) == (photos is None):
+        raise click.UsageError("Give either --data, labelled photos, or --photos, without labels.")
+    if photos is None:
+        return open_photos(data, split or "val", source.manifest.rules)
+    if split is not None:
+        raise click.UsageError("--split is for --data: a folder of --photos has no splits.")
+    return open_unlabelled(photos)
+
+
 def _is_reference_itself(artifact: "Artifact", source: "Artifact", proof: "Proof") -> bool:
     """Whether a file was compared with itself in one runtime, which proves nothing about it."""
     same_bytes = artifact.manifest.sha256 == source.manifest.sha256
@@ -161,12 +169,12 @@ def _is_reference_itself(artifact: "Artifact", source: "Artifact", proof: "Proof
 def _limits(artifact: "Artifact", asked: Mapping[str, Any]) -> "Limits":
     """The limits of the precision that is computed in, but for what was asked for."""
     from flowerseg.artifact import computed_in
-    from flowerseg.proof import LIMITS
+    from flowerseg.proof import limits_of
     from flowerseg.proof.command import LIMIT_FIELDS
 
     given = {field: asked[name] for name, field in LIMIT_FIELDS.items() if asked[name] is not None}
     precision = computed_in(asked["runtime"], artifact.manifest.precision)
-    return dataclasses.replace(LIMITS[precision], **given)
+    return dataclasses.replace(limits_of(precision, artifact.manifest.float_type), **given)
 
 
 def _as_proved(artifact: "Artifact", proof: "Proof") -> "Artifact":
@@ -249,7 +257,7 @@ def proof_text(artifact: "Artifact") -> str:
         f"{artifact.path}: {_verdict(proof)} on {proof.place}, with {proof.photos} photos of "
         f"{proof.data}"
     )
-    lines = [*_proof_lines(proof, proof.limits), *map(_further_line, manifest.further_proofs)]
+    lines = [*_proof_lines(proof), *map(_further_line, manifest.further_proofs)]
     return "\n".join([head, *map(_wrapped, lines)])
 
 
@@ -258,11 +266,15 @@ def _verdict(proof: "Proof") -> str:
 
     if proof.status != "proved":
         return "FAILED"
-    return "PROVED" if is_scored(proof) else "AGREEMENT PROVED"
+    verdict = "PROVED" if is_scored(proof) else "AGREEMENT PROVED"
+    if proof.quantised_agreement_iou is None:
+        return verdict
+    # The limits of INT8 are wide: what they let pass shows along outlines.
+    return f"{verdict}, IoU {proof.band_iou:.2f} along outlines,"
 
 
-def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
-    from flowerseg.proof.checks import five_digits, is_scored, percent, warnings_of
+def _proof_lines(proof: "Proof") -> Iterator[str]:
+    from flowerseg.proof.checks import checks_of, warnings_of
     from flowerseg.proof.statistics import statistics_texts
     from flowerseg.proofrecord import fault_text
 
@@ -272,55 +284,9 @@ def _proof_lines(proof: "Proof", limits: "Limits") -> Iterator[str]:
         f"folders are: batch {proof.folder_batch}{streams}"
         f"{', CUDA graph' if proof.cuda_graph else ''}"
     )
-    yield (
-        f"agreement with PyTorch FP32: IoU {five_digits(proof.agreement_iou)} "
-        f"(at least {limits.agreement_iou:g}), along outlines {five_digits(proof.band_iou)}"
-    )
-    if is_scored(proof):
-        yield (
-            f"against truth: IoU {five_digits(proof.model_iou)}, PyTorch "
-            f"{five_digits(proof.reference_iou)} (may drop by {limits.iou_drop:g})"
-        )
-    else:
-        yield "against truth: n/a"
-    yield (
-        f"{proof.flipped_pixels} of {proof.pixels} pixels change sides, of one photo "
-        f"{percent(proof.flipped_share)} (at most {percent(limits.flipped_share)})"
-    )
-    if proof.largest_difference is not None:
-        yield (
-            f"probabilities differ by up to {proof.largest_difference:.3f} "
-            f"(at most {limits.largest_difference:g})"
-        )
-    if proof.undecided_difference is not None:
-        yield (
-            f"undecided ones differ by {proof.undecided_difference:.5f} in the mean "
-            f"(at most {limits.undecided_difference:g})"
-        )
-    if proof.tail_difference is not None:
-        yield (
-            f"those near 0 or 1 by {proof.tail_difference:.5f} (at most {limits.tail_difference:g})"
-        )
-    if proof.other_agreement_iou is not None:
-        yield (
-            f"agreement at thresholds 0.1 and 0.9: IoU {five_digits(proof.other_agreement_iou)} "
-            f"(at least {limits.other_agreement_iou:g})"
-        )
-    if proof.stressed_difference is not None:
-        yield (
-            f"{proof.stress_frames} stress frames (dark, bright, close, tiny, flat, noise): "
-            f"probabilities differ by {proof.stressed_difference:.4f} in the mean "
-            f"(at most {limits.stressed_difference:g})"
-        )
-    if proof.batched_share is not None and proof.batched_difference is not None:
-        yield (
-            f"in a batch {percent(proof.batched_share)} of a photo's pixels change sides, compared "
-            f"with the photo alone (at most {percent(limits.batched_share)}); probabilities differ "
-            f"by up to {proof.batched_difference:.3f} (at most {limits.batched_difference:g})"
-        )
-    yield proof.how
-    if proof.emulated_agreement_iou is not None:
-        yield f"emulated half: agreement IoU {proof.emulated_agreement_iou:.5f}"
+    for check in checks_of(proof):
+        yield f"{check.name}: {check.found} ({check.limit})"
+    yield f"{proof.flipped_pixels} of {proof.pixels} pixels change sides; {proof.how}"
     if proof.statistics is not None:
         yield from statistics_texts(proof.statistics, proof.photos)
     yield from (f"WARNING {warning}" for warning in warnings_of(proof))

@@ -7,6 +7,12 @@ from flowerseg.caveats import caveat_text
 from flowerseg.metrics import score_text
 from flowerseg.proofrecord import Fault, FaultKind, Limits, Proof, fault_text
 
+QUANTISATION_COSTS = (
+    "Quantisation itself costs more than the limits allow, as an emulation with the file's scales "
+    "shows: export with --calibration percentile, calibrate on photos like these "
+    "(--data), keep modules in floats (--keep-fp32), or ship FP16."
+)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -54,6 +60,8 @@ def warnings_of(proof: Proof) -> list[str]:
     texts = [caveat_text(caveat, "the reference") for caveat in proof.caveats]
     if proof.limits is not None and not is_scored(proof):
         texts.append("Agreement with the reference was checked, IoU against truth was not.")
+    if any(fault.is_cost for fault in proof.faults):
+        texts.append(QUANTISATION_COSTS)
     return [text[0].upper() + text[1:] for text in texts]
 
 
@@ -98,6 +106,12 @@ _DIFFERENCES = (
         FaultKind.UNDECIDED,
     ),
     ("tail_difference", "mean difference where PyTorch is sure", 5, FaultKind.TAILS),
+    (
+        "module_difference",
+        "a module beside an emulation with the file's scales",
+        4,
+        FaultKind.MODULE,
+    ),
 )
 
 
@@ -106,10 +120,12 @@ def _rows(proof: Proof, limits: Limits) -> Iterator[_Row]:
     yield _Row(
         "agreement with PyTorch FP32",
         f"IoU {five_digits(proof.alone_agreement_iou)} photo by photo, "
-        f"{five_digits(proof.folder_agreement_iou)} as folders are run",
+        f"{five_digits(proof.folder_agreement_iou)} as folders are run, "
+        f"{five_digits(proof.band_iou)} along outlines",
         least,
         (FaultKind.AGREEMENT,),
     )
+    yield from _rows_of_int8(proof, limits)
     truth = f"{five_digits(proof.model_iou)}, PyTorch {five_digits(proof.reference_iou)}"
     yield _Row(
         "IoU against truth",
@@ -119,7 +135,8 @@ def _rows(proof: Proof, limits: Limits) -> Iterator[_Row]:
     )
     yield _Row(
         "pixels of one photo that change sides",
-        percent(proof.flipped_share),
+        f"{percent(proof.flipped_share)}; by more than rounding explains "
+        f"{percent(proof.jumped_share)}",
         f"at most {percent(limits.flipped_share)}",
         (FaultKind.FLIPPED,),
     )
@@ -128,6 +145,35 @@ def _rows(proof: Proof, limits: Limits) -> Iterator[_Row]:
         if found is not None:
             most = f"at most {getattr(limits, field):g}"
             yield _Row(name, f"{found:.{digits}f}", most, (kind,))
+    yield from _further_rows(proof, limits)
+    if proof.mode == "emulated":
+        yield _Row(
+            "half precision, emulated",
+            f"IoU {five_digits(proof.emulated_agreement_iou)}",
+            least,
+            is_emulated=True,
+        )
+
+
+def _rows_of_int8(proof: Proof, limits: Limits) -> Iterator[_Row]:
+    if proof.quantised_agreement_iou is None:
+        return
+    yield _Row(
+        "agreement of an emulation with the file's scales",
+        f"IoU {five_digits(proof.quantised_agreement_iou)}, which is what quantisation costs",
+        f"of the file: may cost {percent(limits.agreement_drop)} more",
+        (FaultKind.AGREEMENT_DROP,),
+    )
+    yield _Row(
+        "the file beside that emulation",
+        f"IoU {five_digits(proof.emulated_iou)}; of one photo {percent(proof.emulated_share)} "
+        "change sides by more than rounding explains",
+        f"at most {percent(limits.emulated_share)}",
+        (FaultKind.EMULATED,),
+    )
+
+
+def _further_rows(proof: Proof, limits: Limits) -> Iterator[_Row]:
     if proof.other_agreement_iou is not None:
         yield _Row(
             "agreement at thresholds 0.1 and 0.9",
@@ -138,28 +184,20 @@ def _rows(proof: Proof, limits: Limits) -> Iterator[_Row]:
     if proof.stressed_difference is not None:
         yield _Row(
             "mean difference of a stress frame",
-            f"{proof.stressed_difference:.4f}, of {proof.stress_frames}",
+            f"{proof.stressed_difference:.4f}, the worst of {proof.stress_frames}",
             f"at most {limits.stressed_difference:g}",
             (FaultKind.STRESSED,),
         )
     if proof.batched_share is not None and proof.batched_difference is not None:
-        most = f"at most {percent(limits.batched_share)}, {limits.batched_difference:g}"
         yield _Row(
             "the same photo in a batch and alone",
             f"{percent(proof.batched_share)} of its pixels, probabilities by "
             f"{proof.batched_difference:.3f}",
-            most,
+            f"at most {percent(limits.batched_share)}, {limits.batched_difference:g}",
             (
                 FaultKind.BATCHED,
                 FaultKind.BATCHED_DIFFERENCE,
                 FaultKind.STREAMED,
                 FaultKind.STREAMED_DIFFERENCE,
             ),
-        )
-    if proof.mode == "emulated":
-        yield _Row(
-            "half precision, emulated",
-            f"IoU {five_digits(proof.emulated_agreement_iou)}",
-            least,
-            is_emulated=True,
         )

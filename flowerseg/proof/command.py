@@ -16,6 +16,9 @@ LIMIT_FIELDS = {
     "max_stressed": "stressed_difference",
     "max_batched": "batched_share",
     "max_batched_difference": "batched_difference",
+    "max_module_difference": "module_difference",
+    "max_agreement_drop": "agreement_drop",
+    "max_emulated": "emulated_share",
 }
 """Options of flowerseg-verify, and the fields of `Limits` that they set."""
 
@@ -23,7 +26,7 @@ LIMIT_FIELDS = {
 def verify_command(model: Path, asked: Mapping[str, Any]) -> str:
     """The line for these options by name; None and auto, which are the defaults, are left out."""
     words = ["flowerseg-verify", str(model)]
-    names = ("reference", "data", "split", "limit", "largest_batch", *LIMIT_FIELDS)
+    names = ("reference", "data", "photos", "split", "limit", "largest_batch", *LIMIT_FIELDS)
     for name in (*names, "device", "runtime"):
         if asked.get(name) not in (None, "auto"):
             words += [f"--{name.replace('_', '-')}", str(asked[name])]

@@ -56,6 +56,7 @@ class Expected:
     foreground: Foreground  # (H, W), the reference's
     mask: Mask  # (h, w), the reference's
     band: Mask  # (h, w), along the outlines of the reference's mask
+    level: int = 128  # of `foreground`, from which a pixel is flower
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class Compared:
     background: Steps = Steps()  # where it is lower
     flower: Steps = Steps()  # where it is higher
     other_thresholds: tuple[Counts, ...] = ()  # masks of the frame at each of `OTHER_THRESHOLDS`
+    # Pixels of the frame on the other side of the threshold, by steps of 1/256 that they moved.
+    flips: tuple[int, ...] = ()
+    frame_pixels: int = 1
 
     @property
     def flipped(self) -> int:
@@ -88,15 +92,33 @@ class Compared:
         """`flipped` over the photo's pixels."""
         return self.flipped / self.pixels
 
+    def jumped_share(self, rounding: float) -> float:
+        """Of the frame's pixels, those that change sides by more than `rounding` explains.
+
+        A pixel of which the reference is undecided changes sides for next to any difference.
+        """
+        return sum(self.flips[int(256 * rounding) + 1 :]) / self.frame_pixels
+
 
 def expect(reference: Segmenter, photos: PhotoSet) -> Iterator[Expected]:
     """Frames, labels and the reference's results of labelled photos."""
     for item in photos.photos:
         rgb, labels = read_pair(item)
         frame = frame_from_photo(rgb, reference.preprocess)
-        foreground = reference.infer([frame])[0]
-        mask = reference.mask(foreground, size_of(rgb))
-        yield Expected(item.name, frame, labels, foreground, mask, band_of(mask))
+        yield expect_frame(reference, item.name, frame, labels)
+
+
+def expect_frame(reference: Segmenter, name: str, frame: Rgb, labels: Labels) -> Expected:
+    """A frame (H, W, 3) and labels (h, w), with the reference's results at their sizes."""
+    foreground = reference.infer([frame])[0]
+    mask = reference.mask(foreground, size_of(labels))
+    level = level_of(reference.threshold)
+    return Expected(name, frame, labels, foreground, mask, band_of(mask), level)
+
+
+def distance_from_half(item: Expected) -> float:
+    """Between the flower's share of a photo and half: sorted by it, the most telling come first."""
+    return abs(float(item.mask.mean()) - 0.5)
 
 
 def compare(expected: Expected, foreground: Foreground, mask: Mask) -> Compared:
@@ -104,6 +126,7 @@ def compare(expected: Expected, foreground: Foreground, mask: Mask) -> Compared:
     apart = np.abs(foreground.astype(np.int16) - expected.foreground)
     low, high = UNDECIDED
     undecided = (expected.foreground >= low) & (expected.foreground < high)
+    flips = (foreground >= expected.level) != (expected.foreground >= expected.level)
     in_band = count_agreement(mask[expected.band], expected.mask[expected.band])
     return Compared(
         name=expected.name,
@@ -118,6 +141,8 @@ def compare(expected: Expected, foreground: Foreground, mask: Mask) -> Compared:
             count_agreement(foreground >= level, expected.foreground >= level)
             for level in (level_of(threshold) for threshold in OTHER_THRESHOLDS)
         ),
+        flips=tuple(np.bincount(apart[flips], minlength=256).tolist()),
+        frame_pixels=foreground.size,
     )
 
 

@@ -1,16 +1,83 @@
 """What is beyond the limits in what was measured: each fault once, where it is worst."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 from flowerseg.metrics import Counts, agreement_iou, count, set_iou, total
 from flowerseg.proof.compare import OTHER_THRESHOLDS, Compared, Expected, Steps
+from flowerseg.proof.emulation import Int8Emulation
+from flowerseg.proof.layers import Layer
 from flowerseg.proof.passes import Departure, Parity, Stressed, agreement_of
 from flowerseg.proofrecord import Fault, FaultKind, Limits
 
 
-def faults_of(parity: Parity, expected: Sequence[Expected], limits: Limits) -> list[Fault]:
-    """What is beyond the limits; empty where all are kept."""
+def faults_of(
+    parity: Parity,
+    expected: Sequence[Expected],
+    limits: Limits,
+    int8: Int8Emulation | None = None,
+) -> list[Fault]:
+    """What is beyond the limits; empty where all are kept.
+
+    Args:
+        parity: what was measured.
+        expected: the photos, with the reference's results.
+        limits: what is allowed.
+        int8: of a quantised file, what the emulation of its arithmetic gave.
+    """
+    found = _faults_beside_pytorch(parity, expected, limits)
+    if int8 is None:
+        return found
+    near = _part_of(limits, COST_SHARE)
+    costs = {fault.kind for fault in _faults_beside_pytorch(int8.parity, expected, near)}
+    costs.discard(FaultKind.NO_OUTLINE)
+    return [
+        *(replace(fault, is_cost=fault.kind in costs) for fault in found),
+        *_faults_beside_emulation(parity, int8, limits),
+    ]
+
+
+def difference_of(layer: Layer) -> float:
+    """What a module adds to its input, at most 1: beyond that, or not finite, nothing is right."""
+    return min(1.0, layer.own_error) if layer.is_finite else 1.0
+
+
+def _part_of(limits: Limits, share: float) -> Limits:
+    """Limits that allow a share of what others do; what counts as rounding stays."""
+    least = {
+        name: 1 - share * (1 - getattr(limits, name))
+        for name in ("agreement_iou", "other_agreement_iou")
+    }
+    most = {
+        field.name: share * getattr(limits, field.name)
+        for field in fields(limits)
+        if field.name not in (*least, "rounding")
+    }
+    return Limits(**least, **most, rounding=limits.rounding)
+
+
+def _faults_beside_emulation(
+    parity: Parity, int8: Int8Emulation, limits: Limits
+) -> Iterator[Fault]:
+    departing = [layer for layer in int8.layers if layer.departs(limits.module_difference)]
+    if departing:
+        layer = max(departing, key=difference_of)
+        found = difference_of(layer)
+        yield Fault(FaultKind.MODULE, found, limits.module_difference, module=layer.module)
+    cost = 1 - agreement_of(int8.parity.alone)
+    lost = 1 - agreement_of(parity.alone) - cost
+    allowed = limits.agreement_drop * max(cost, LEAST_COST)
+    if lost > allowed:
+        yield Fault(FaultKind.AGREEMENT_DROP, lost, allowed)
+    worst = _flipped(parity.emulated, limits.rounding)
+    if worst.value > limits.emulated_share:
+        yield Fault(FaultKind.EMULATED, worst.value, limits.emulated_share, worst.photo)
+
+
+def _faults_beside_pytorch(
+    parity: Parity, expected: Sequence[Expected], limits: Limits
+) -> list[Fault]:
     return [
         *_faults_beside_reference(parity.passes, limits),
         *_faults_of_stress(parity.stressed, limits),
@@ -28,6 +95,14 @@ def faults_of(parity: Parity, expected: Sequence[Expected], limits: Limits) -> l
     ]
 
 
+COST_SHARE = 0.6
+"""Of a limit. Where the emulation uses so much of it, what a file is beyond it is quantisation's:
+the two are never the same, see `proof.emulation`."""
+
+LEAST_COST = 0.002
+"""Agreement IoU that quantisation is taken to cost at least: of less, half would be chance."""
+
+
 @dataclass(frozen=True)
 class _Found:
     """A figure of one pass, and the photo in which it is worst."""
@@ -42,7 +117,7 @@ def _faults_beside_reference(
 ) -> Iterator[Fault]:
     measures: list[tuple[FaultKind, float, Callable[[Sequence[Compared]], _Found]]] = [
         (FaultKind.AGREEMENT, limits.agreement_iou, _agreement),
-        (FaultKind.FLIPPED, limits.flipped_share, _flipped),
+        (FaultKind.FLIPPED, limits.flipped_share, partial(_flipped, rounding=limits.rounding)),
         # A flower that is lost where the mask was all but empty flips hardly a pixel.
         (FaultKind.DIFFERENCE, limits.largest_difference, _difference),
         (FaultKind.UNDECIDED, limits.undecided_difference, _undecided),
@@ -64,9 +139,9 @@ def _agreement(found: Sequence[Compared]) -> _Found:
     return _Found(agreement_of(found), worst.name)
 
 
-def _flipped(found: Sequence[Compared]) -> _Found:
-    worst = max(found, key=lambda c: c.flipped_share)
-    return _Found(worst.flipped_share, worst.name)
+def _flipped(found: Sequence[Compared], rounding: float) -> _Found:
+    worst = max(found, key=lambda c: c.jumped_share(rounding))
+    return _Found(worst.jumped_share(rounding), worst.name)
 
 
 def _difference(found: Sequence[Compared]) -> _Found:
@@ -147,7 +222,8 @@ def _faults_of_departures(
 def _faults_beside_truth(
     parity: Parity, expected: Sequence[Expected], limits: Limits
 ) -> Iterator[Fault]:
-    model, reference = model_iou(parity), reference_iou(expected)
+    model = model_iou(parity)
+    reference = reference_iou(expected) if model is not None else None
     if model is not None and reference is not None and reference - model > limits.iou_drop:
         yield Fault(FaultKind.TRUTH, reference - model, limits.iou_drop)
     if not any(item.band.any() for item in expected):

@@ -53,8 +53,9 @@ from flowerseg.proofrecord import Limits
 _FP16 = Limits(
     agreement_iou=0.998,
     iou_drop=0.002,
-    flipped_share=0.01,
-    largest_difference=0.25,
+    rounding=0.03,
+    flipped_share=0.001,
+    largest_difference=0.1,
     undecided_difference=0.0025,
     batched_share=0.005,
     batched_difference=0.1,
@@ -63,11 +64,14 @@ _FP16 = Limits(
     stressed_difference=0.03,
 )
 
+_MODULE_IN_HALF = 0.05  # what rounding to half adds; see `locate.OWN_ERROR`
+
 LIMITS: dict[Precision, Limits] = {
     Precision.FP32: Limits(
         agreement_iou=0.9995,
         iou_drop=0.001,
-        flipped_share=0.005,
+        rounding=0.01,
+        flipped_share=0.0005,
         largest_difference=0.05,
         undecided_difference=0.0004,
         batched_share=0.001,
@@ -79,6 +83,9 @@ LIMITS: dict[Precision, Limits] = {
     Precision.TF32: _FP16,  # it has the bits of FP16
     Precision.BF16: replace(
         _FP16,
+        rounding=0.1,
+        flipped_share=0.005,
+        largest_difference=0.25,
         undecided_difference=0.01,
         batched_difference=0.2,
         other_agreement_iou=0.995,
@@ -89,7 +96,8 @@ LIMITS: dict[Precision, Limits] = {
     Precision.INT8: Limits(
         agreement_iou=0.98,
         iou_drop=0.01,
-        flipped_share=0.05,
+        rounding=0.25,
+        flipped_share=0.03,
         largest_difference=1.0,
         undecided_difference=1.0,
         batched_share=0.01,
@@ -97,5 +105,16 @@ LIMITS: dict[Precision, Limits] = {
         other_agreement_iou=0.95,
         tail_difference=0.01,
         stressed_difference=0.5,
+        module_difference=0.01,
+        agreement_drop=0.5,
+        emulated_share=0.015,
     ),
 }
+
+
+def limits_of(precision: Precision, float_type: Precision) -> Limits:
+    """The limits of a file that computes in a precision, its floats in another one."""
+    limits = LIMITS[precision]
+    if precision is Precision.INT8 and float_type is Precision.FP16:
+        return replace(limits, module_difference=_MODULE_IN_HALF)
+    return limits

@@ -5,55 +5,31 @@ in an engine, the ONNX file that it was built from is taken instead, and where h
 executed, emulated half too.
 """
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
-import numpy as np
-import onnx
-import torch
-
 from flowerseg.arrays import Rgb
-from flowerseg.artifact import Artifact, Kind, Precision, open_artifact
-from flowerseg.backends.ort import values_in_onnx
+from flowerseg.artifact import Artifact, Kind, Precision
 from flowerseg.checkpoint import network_from_artifact
 from flowerseg.data import PhotoSet
 from flowerseg.errors import ArtifactError
-from flowerseg.half import emulated_half_from_network, lineage
+from flowerseg.half import emulated_half_from_network
 from flowerseg.model import FlowerNet, specialised
 from flowerseg.preprocess import frame_from_photo
-from flowerseg.proof.layers import (
-    INPUT,
-    OUTPUT,
-    Call,
-    Layer,
-    Value,
-    calls_of,
-    compare_layers,
-    values_of_network,
-)
+from flowerseg.proof.emulation import emulated_int8
+from flowerseg.proof.inside import Source, graph_of, onnx_source
+from flowerseg.proof.layers import Layer, compare_layers, values_of_network
+from flowerseg.proof.limits import limits_of
 from flowerseg.proof.prove import refuse_stranger
 
 # A module's own error, in units of its output's spread, does not grow with depth, so that one
 # number does for all modules. Highest of 154 modules on four photos, of correct exports of a
 # trained MobileNetV3 and of the tests' random one, whose squeeze-and-excitation gates hardly vary
-# and so show rounding most: FP32 9e-7 and 3e-6, FP16 0.003 and 0.016 (emulated half the same),
-# INT8 0.06 and 0.11; the median is 1e-7, 3e-4 and 0.02. Each limit is thrice the highest or more.
-OWN_ERROR: dict[Precision, float] = {
-    Precision.FP32: 1e-4,
-    Precision.FP16: 0.05,
-    Precision.INT8: 0.35,
-}
-
-_VALUE = re.compile(r"(?P<module>[\w.]+)/(?P<op>[A-Za-z]+)(?:_(?P<nth>\d+))?")
-"""How export names values: `backbone.layer1.0.relu/Relu_2` is that ReLU's second call."""
-
-_DEQUANTISED = "_DequantizeLinear_Output"
-"""What ONNX Runtime's quantiser adds to the name of a value that it reads back from 8 bits."""
-
-_Source = Callable[[Rgb], dict[Call, Value]]
+# and so show rounding most: FP32 9e-7 and 3e-6, FP16 0.003 and 0.016 (emulated half the same); the
+# median is 1e-7 and 3e-4. Each limit is thrice the highest or more. INT8 has its own in `LIMITS`.
+OWN_ERROR: dict[Precision, float] = {Precision.FP32: 1e-4, Precision.FP16: 0.05}
 
 
 @dataclass(frozen=True)
@@ -125,13 +101,12 @@ def locate(artifact: Artifact, reference: Artifact, photos: PhotoSet) -> Search:
     frames = _frames(artifact, photos)
     looked_in: list[str] = []
     layers: list[Layer] = []
-    for where, precision, source in _sources(artifact, network):
-        looked_in.append(where)
-        limit = OWN_ERROR[precision]
+    for place in _places(artifact, network):
+        looked_in.append(place.name)
         for name, frame in frames:
-            layers = compare_layers(network, frame, source(frame))
-            if found := first_departure(layers, limit):
-                located = replace(found, photo=name, where=where)
+            layers = compare_layers(place.right, frame, place.source(frame))
+            if found := first_departure(layers, place.limit):
+                located = replace(found, photo=name, where=place.name)
                 return Search(tuple(looked_in), located, tuple(layers))
     return Search(tuple(looked_in), None, tuple(layers))
 
@@ -139,7 +114,7 @@ def locate(artifact: Artifact, reference: Artifact, photos: PhotoSet) -> Search:
 def first_departure(layers: Sequence[Layer], limit: float) -> Located | None:
     """The first layer that is not finite, or adds an error beyond the limit."""
     for before, layer in pairwise([None, *layers]):
-        if layer is not None and not (layer.is_finite and layer.own_error <= limit):
+        if layer is not None and layer.departs(limit):
             kind = "departs" if layer.is_finite else "not finite"
             return Located(layer.module, layer.own_error, limit, before, kind, "", "")
     return None
@@ -154,10 +129,19 @@ def _frames(artifact: Artifact, photos: PhotoSet) -> list[tuple[str, Rgb]]:
     return [(photo.name, frame_from_photo(photo.read_rgb(), preprocess)) for photo in ordered]
 
 
-def _sources(artifact: Artifact, network: FlowerNet) -> Iterator[tuple[str, Precision, _Source]]:
-    """What can be looked into instead of, or beside, the file: its name, precision and values."""
+@dataclass(frozen=True)
+class _Place:
+    """What can be looked into instead of, or beside, a file."""
+
+    name: str
+    source: Source
+    right: FlowerNet  # what its modules should give
+    limit: float  # of a module's own error
+
+
+def _places(artifact: Artifact, network: FlowerNet) -> Iterator[_Place]:
     manifest = artifact.manifest
-    graph = _graph_of(artifact)
+    graph = graph_of(artifact)
     is_half = manifest.precision is Precision.FP16
     if graph is None and not is_half and manifest.kind is not Kind.CHECKPOINT:
         raise ArtifactError(
@@ -168,76 +152,22 @@ def _sources(artifact: Artifact, network: FlowerNet) -> Iterator[tuple[str, Prec
     if manifest.kind is Kind.CHECKPOINT:
         # Its weights may be stored in half.
         stored = specialised(network_from_artifact(artifact), manifest.preprocess.size_hw)
-        yield artifact.path.name, Precision.FP16, partial(values_of_network, stored)
+        source = partial(values_of_network, stored)
+        yield _Place(artifact.path.name, source, network, OWN_ERROR[Precision.FP16])
     if graph is not None:
         where = f"{graph.path.name} in ONNX Runtime on the CPU"
         if graph is not artifact:
             where += f", since nobody sees into {artifact.path.name}, built from it"
-        yield where, graph.manifest.precision, _onnx_source(graph, network)
+        yield _place_of_graph(graph, network, where)
     if is_half:
         half = emulated_half_from_network(network, manifest.keep_fp32, lets_overflow=True)
-        yield "half emulated in PyTorch", Precision.FP16, partial(values_of_network, half)
+        source = partial(values_of_network, half)
+        yield _Place("half emulated in PyTorch", source, network, OWN_ERROR[Precision.FP16])
 
 
-def _graph_of(artifact: Artifact) -> Artifact | None:
-    """The file itself, or the ONNX file beside it that it was built from."""
-    if artifact.manifest.kind is Kind.ONNX:
-        return artifact
-    for parent in artifact.manifest.parents:
-        path = artifact.path.with_name(parent.name)
-        if parent.kind is Kind.ONNX and path.is_file():
-            graph = open_artifact(path)
-            return graph if graph.manifest.sha256 == parent.sha256 else None
-    return None
-
-
-def _onnx_source(artifact: Artifact, network: FlowerNet) -> _Source:
-    graph = onnx.load(artifact.path).graph
-    spots = spots_in(graph, calls_of(network, artifact.manifest.preprocess.size_hw))
-    run = values_in_onnx(artifact, [value for value, _ in spots.values()])
-
-    def source(frame: Rgb) -> dict[Call, Value]:
-        values = run(frame[None])
-        return {
-            call: Value(torch.from_numpy(values[name][0].astype(np.float32)), made_by)
-            for call, (name, made_by) in spots.items()
-        }
-
-    return source
-
-
-def spots_in(graph: onnx.GraphProto, calls: Sequence[Call]) -> dict[Call, tuple[str, str]]:
-    """Where the outputs of the reference's calls are in a graph: value, and module that makes it.
-
-    Of a quantised value what counts is what the next node reads: the dequantised one.
-    """
-    made_by = {value: node.name for node in graph.node for value in node.output}
-    # Of a convolution that is computed in parts there is the dequantised value only.
-    values = list(dict.fromkeys(value.removesuffix(_DEQUANTISED) for value in made_by))
-    spots: dict[Call, tuple[str, str]] = {}
-    for value, call in _calls_by_value(values, set(calls)).items():
-        # Quantisation fuses a ReLU into the convolution before it, whose name the node keeps.
-        node = _VALUE.fullmatch(made_by.get(value, ""))
-        dequantised = value + _DEQUANTISED
-        read = dequantised if dequantised in made_by else value
-        spots[call] = (read, node["module"] if node else call.module)
-    first = next(node for node in graph.node if node.op_type == "Conv")
-    border = {Call(INPUT): (first.input[0], INPUT), Call(OUTPUT): (graph.output[0].name, OUTPUT)}
-    return spots | border
-
-
-def _calls_by_value(values: Sequence[str], calls: set[Call]) -> dict[str, Call]:
-    named = [(name, match) for name in values if (match := _VALUE.fullmatch(name))]
-    last: dict[str, re.Match[str]] = {}
-    for _, match in named:
-        for scope in lineage(match["module"]):
-            last[scope] = match
-    found: dict[str, Call] = {}
-    for name, match in named:
-        # What a module gives is the last that is computed in it: of torchvision's residual block
-        # not the sum, but the ReLU after it.
-        module, final = match["module"], last[match["module"]]
-        call = Call(module, int(match["nth"] or 1))
-        if call in calls and (final["module"], final["op"]) == (module, match["op"]):
-            found[name] = call
-    return found
+def _place_of_graph(graph: Artifact, network: FlowerNet, where: str) -> _Place:
+    manifest, source = graph.manifest, onnx_source(graph, network)
+    if manifest.precision is not Precision.INT8:
+        return _Place(where, source, network, OWN_ERROR[manifest.precision])
+    limit = limits_of(manifest.precision, manifest.float_type).module_difference
+    return _Place(where, source, emulated_int8(graph, network), limit)

@@ -17,7 +17,7 @@ from flowerseg.arrays import Foreground, Mask, Rgb, size_of
 from flowerseg.artifact import UNTUNED_BATCH, Batch
 from flowerseg.metrics import agreement_iou, total
 from flowerseg.predict.pipeline import ForBackend, Pipeline
-from flowerseg.proof.compare import Compared, Expected, compare
+from flowerseg.proof.compare import Compared, Expected, compare, distance_from_half
 from flowerseg.segmenter import Segmenter
 
 ALL_SIZES = 8
@@ -66,6 +66,7 @@ class Parity:
     """What was measured between a model and its reference, photo by photo."""
 
     alone: list[Compared] = field(default_factory=list)  # each photo by itself
+    emulated: list[Compared] = field(default_factory=list)  # the same, beside the file's emulation
     alone_batch: int = 1  # the least that the model takes, filled with the one photo
     folder: list[Compared] = field(default_factory=list)  # as a folder is run
     folder_batch: int = 1
@@ -142,7 +143,7 @@ def measure_alone(
         for item, foreground in zip(items, foregrounds, strict=True):
             mask = model.mask(foreground, size_of(item.labels))
             parity.alone.append(_compared(parity, item, foreground, mask, batch))
-    parity.stressed += [_stressed(item, model.infer([item.frame])[0]) for item in stress]
+    parity.stressed += [stressed_of(item, model.infer([item.frame])[0]) for item in stress]
     return parity
 
 
@@ -152,6 +153,7 @@ def measure_parity(
     sizes: Sequence[int],
     on_batch: OnBatch = lambda *_: None,
     stress: Sequence[Expected] = (),
+    emulated: Sequence[Expected] = (),
 ) -> Parity:
     """Run a model in all ways: each photo alone, at each batch size, and as a folder is run.
 
@@ -162,6 +164,7 @@ def measure_parity(
         sizes: of batches; the smallest is the least that the model takes.
         on_batch: progress.
         stress: frames that are run alone too, with the reference's results.
+        emulated: the photos again, with the results of the emulation of a quantised file.
     """
     takes = model.info.batch
     parity = Parity(
@@ -188,11 +191,13 @@ def measure_parity(
         alone.append(_Alone(item, foreground, mask))
         parity.alone.append(_compared(parity, item, foreground, mask, sizes[0]))
         count()
+    for each, own in zip(alone, emulated, strict=False):
+        parity.emulated.append(compare(own, each.foreground, each.mask))
     for item in stress:
-        parity.stressed.append(_stressed(item, next(streams)([item.frame] * sizes[0])[0]))
+        parity.stressed.append(stressed_of(item, next(streams)([item.frame] * sizes[0])[0]))
         count()
     # Different photos in a batch, the most telling first, so that none passes for another.
-    photos = cycle(sorted(alone, key=lambda each: abs(float(each.expected.mask.mean()) - 0.5)))
+    photos = cycle(sorted(alone, key=lambda each: distance_from_half(each.expected)))
     for size in batched:
         batch = list(islice(photos, size))
         foregrounds = next(streams)([each.expected.frame for each in batch])
@@ -244,7 +249,8 @@ def _compared(
     return compared
 
 
-def _stressed(item: Expected, foreground: Foreground) -> Stressed:
+def stressed_of(item: Expected, foreground: Foreground) -> Stressed:
+    """Compare a model's probability map (H, W) of a stress frame with the reference's."""
     apart = np.abs(foreground.astype(np.int16) - item.foreground)
     return Stressed(item.name, float(apart.mean()) / 256)
 

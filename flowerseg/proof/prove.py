@@ -17,7 +17,9 @@ from flowerseg.half import emulated_half_from_network
 from flowerseg.metrics import agreement_iou, iou, total
 from flowerseg.model import specialised
 from flowerseg.proof.compare import Expected, expect
+from flowerseg.proof.emulation import Int8Emulation, emulate_int8
 from flowerseg.proof.faults import (
+    difference_of,
     faults_of,
     model_iou,
     other_agreements,
@@ -26,7 +28,7 @@ from flowerseg.proof.faults import (
     tail_difference,
     undecided_difference,
 )
-from flowerseg.proof.limits import LIMITS
+from flowerseg.proof.limits import limits_of
 from flowerseg.proof.passes import (
     OnBatch,
     Parity,
@@ -65,6 +67,7 @@ class Evidence:
     expected: list[Expected]
     stress: list[Expected] = field(default_factory=list)
     emulated: Emulated | None = None  # where the runtime computes half in FP32
+    int8: Int8Emulation | None = None  # of a quantised file
 
 
 def prove(
@@ -80,15 +83,15 @@ def prove(
     on_batch: OnBatch = lambda *_: None,
     before: Evidence | None = None,
 ) -> Evidence:
-    """Run the file against its checkpoint on labelled photos, in all ways in which it is used.
+    """Run the file against its checkpoint on photos, in all ways in which it is used.
 
     Args:
         artifact: the file that ships.
         reference: the checkpoint that it was made from; it runs in FP32, one photo at a time.
-        photos: labelled photos.
+        photos: with labels or without; without them agreement alone is proved.
         device: where the file runs; the reference runs there too.
         runtime: what opens the file; `auto` is the first of its kind in `RUNTIMES`.
-        limits: None takes `LIMITS` of the precision that the runtime computes in.
+        limits: None takes `limits_of` the precision that the runtime computes in.
         largest_batch: to run, of a file that takes any; None: see `passes.batch_sizes`.
         cuda_graph: replay batches from a CUDA graph; None: as a folder run does in this runtime.
         on_batch: progress.
@@ -125,11 +128,16 @@ def prove(
             if before
             else _expected(artifact, reference, photos, device)
         )
-        parity = measure_parity(model, expected, sizes, on_batch, stress)
+        int8 = _int8_emulation(artifact, reference, expected, stress, before)
+        emulated_photos = int8.expected if int8 else []
+        parity = measure_parity(model, expected, sizes, on_batch, stress, emulated_photos)
         selftest_map = own_map(artifact, model.backend)
     precision = Precision(info.precision)  # a checkpoint may be opened in another than its own
-    allowed = limits or LIMITS[precision]
-    faults = [*_threshold_faults(artifact, reference), *faults_of(parity, expected, allowed)]
+    allowed = limits or limits_of(precision, manifest.float_type)
+    faults = [
+        *_threshold_faults(artifact, reference),
+        *faults_of(parity, expected, allowed, int8),
+    ]
     emulated: Emulated | None = None
     if _widens_half(manifest, precision, info):
         emulated = before.emulated if before else None
@@ -149,12 +157,13 @@ def prove(
         photos=len(photos),
         data=f"{photos.name} {photos.fingerprint[:12]}",
         reference_sha256=reference.manifest.sha256,
-        **_figures(parity, expected),
+        **_figures(parity, expected, allowed.rounding),
+        **_int8_figures(parity, int8, allowed.rounding),
         emulated_agreement_iou=_agreement_of(emulated),
         caveats=_caveats(reference, photos, expected),
         selftest_map="" if faults else selftest_map,
     )
-    return Evidence(proof, parity, expected, stress, emulated)
+    return Evidence(proof, parity, expected, stress, emulated, int8)
 
 
 def _widens_half(manifest: Manifest, precision: Precision, info: BackendInfo) -> bool:
@@ -237,7 +246,7 @@ def refuse_stranger(artifact: Artifact, reference: Artifact) -> None:
         )
 
 
-def _figures(parity: Parity, expected: Sequence[Expected]) -> dict[str, Any]:
+def _figures(parity: Parity, expected: Sequence[Expected], rounding: float) -> dict[str, Any]:
     """The fields of a proof that are measured."""
     alone, folder = agreement_of(parity.alone), agreement_of(parity.folder)
     lower = parity.alone if alone <= folder else parity.folder
@@ -252,6 +261,7 @@ def _figures(parity: Parity, expected: Sequence[Expected]) -> dict[str, Any]:
         "flipped_pixels": sum(c.flipped for c in lower),
         "pixels": sum(c.pixels for c in lower),
         "flipped_share": max(c.flipped_share for c in parity.all),
+        "jumped_share": max(c.jumped_share(rounding) for c in parity.all),
         "largest_difference": max(c.largest_difference for c in parity.all),
         "undecided_difference": max(map(undecided_difference, parity.passes.values())),
         "other_agreement_iou": min(
@@ -276,6 +286,30 @@ def _figures(parity: Parity, expected: Sequence[Expected]) -> dict[str, Any]:
     }
 
 
+def _int8_emulation(
+    artifact: Artifact,
+    reference: Artifact,
+    expected: Sequence[Expected],
+    stress: Sequence[Expected],
+    before: Evidence | None,
+) -> Int8Emulation | None:
+    """None of a file that is not quantised."""
+    if artifact.manifest.precision is not Precision.INT8:
+        return None
+    return before.int8 if before else emulate_int8(artifact, reference, expected, stress)
+
+
+def _int8_figures(parity: Parity, int8: Int8Emulation | None, rounding: float) -> dict[str, Any]:
+    if int8 is None:
+        return {}
+    return {
+        "quantised_agreement_iou": agreement_of(int8.parity.alone),
+        "emulated_iou": agreement_of(parity.emulated),
+        "emulated_share": max(c.jumped_share(rounding) for c in parity.emulated),
+        "module_difference": max(map(difference_of, int8.layers)),
+    }
+
+
 def _agreement_of(emulated: Emulated | None) -> float | None:
     """None where it did not come through."""
     return agreement_of(emulated.parity.alone) if emulated and emulated.parity.alone else None
@@ -285,6 +319,8 @@ def _caveats(
     reference: Artifact, photos: PhotoSet, expected: Sequence[Expected]
 ) -> tuple[Caveat, ...]:
     """What is to be known about the figures against truth; the file's are near the reference's."""
+    if not photos.is_labelled:
+        return ()
     data = reference.manifest.data
     counts = [reference_counts(item) for item in expected]
     found = label_caveats(counts, data.val_iou if data else None)

@@ -12,7 +12,7 @@ from scipy import ndimage
 from flowerseg.arrays import VOID, Rgb, SizeHW, size_of
 from flowerseg.images import resize_area, resize_bilinear
 from flowerseg.paint import MIN_SIDE, paint_photo
-from flowerseg.proof.compare import Expected, band_of
+from flowerseg.proof.compare import Expected, distance_from_half, expect_frame
 from flowerseg.segmenter import Segmenter
 
 PHOTOS_USED = 3
@@ -24,20 +24,15 @@ _LEAST_RADIUS = 4  # pixels of the frame; a smaller flower would be all blur
 
 def expect_stress(reference: Segmenter, expected: Sequence[Expected]) -> list[Expected]:
     """Frames made of some photos and painted ones, with the reference's results."""
-    found = []
-    for name, frame in stress_frames(expected, reference.preprocess.size_hw):
-        size_hw = size_of(frame)
-        foreground = reference.infer([frame])[0]
-        mask = reference.mask(foreground, size_hw)
-        labels = np.full(size_hw, VOID, np.uint8)
-        found.append(Expected(name, frame, labels, foreground, mask, band_of(mask)))
-    return found
+    return [
+        expect_frame(reference, name, frame, np.full(size_of(frame), VOID, np.uint8))
+        for name, frame in stress_frames(expected, reference.preprocess.size_hw)
+    ]
 
 
 def stress_frames(expected: Sequence[Expected], size_hw: SizeHW) -> Iterator[tuple[str, Rgb]]:
     """Each frame with its name. The same photos give the same frames."""
-    telling = sorted(expected, key=lambda item: abs(float(item.mask.mean()) - 0.5))
-    for item in telling[:PHOTOS_USED]:
+    for item in sorted(expected, key=distance_from_half)[:PHOTOS_USED]:
         yield f"{item.name}, dark", _scaled(item.frame, _DIMMED_TO)
         yield f"{item.name}, bright", 255 - _scaled(255 - item.frame, _DIMMED_TO)
         yield f"{item.name}, tiny", _shrunk(item.frame)

@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from flowerseg.arrays import Images
 from flowerseg.artifact import Artifact, Batch, Kind, Precision
 from flowerseg.errors import ExportError
-from flowerseg.proof import LIMITS
+from flowerseg.proof import limits_of
 from flowerseg.segmenter import Segmenter
 from flowerseg_export.config import ExportConfig
 from flowerseg_export.engine import engine_from_onnx
@@ -258,7 +258,7 @@ def test_int8_among_half_is_proved_and_its_half_is_emulated(int8_among_half: Art
     proof = int8_among_half.manifest.proof
     assert proof is not None
     assert (proof.status, proof.mode) == ("proved", "emulated"), proof.why
-    assert proof.limits == LIMITS[Precision.INT8]
+    assert proof.limits == limits_of(Precision.INT8, Precision.FP16)
     assert proof.emulated_agreement_iou is not None
     assert proof.emulated_agreement_iou > 0.99
 

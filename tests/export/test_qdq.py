@@ -265,7 +265,7 @@ def test_weights_are_as_near_as_half_a_step_and_never_clipped(kind: int) -> None
 def test_skip_is_found_although_it_is_the_first_input_of_its_add() -> None:
     model = with_qdq(_residual(TensorProto.FLOAT, _weights()), RANGES)
     (add,) = [node for node in model.graph.node if node.op_type == "Add"]
-    assert list(add.input) == ["x_DequantizeLinear", "b"]
+    assert list(add.input) == ["x_DequantizeLinear_Output", "b"]
 
 
 def test_activations_are_rounded_to_127_steps_of_their_range() -> None:

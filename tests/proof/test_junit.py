@@ -26,7 +26,8 @@ FAULTS = (
 )
 TEXTS = (
     "agreement IoU 0.9900 at batch 8 is below 0.998 (worst photo: a<b)",
-    "5.0% of the pixels of a<b change sides at batch 8, more than 1.0%",
+    "5.0% of the pixels of a<b change sides by more than rounding explains at batch 8, more than "
+    "1.0%",
     "in batches of 4, 5 and 8, at place 2, 5.0% of the pixels of a<b change sides, compared with "
     "the same photo alone; more than 0.5%",
 )
@@ -54,6 +55,7 @@ PROOF = Proof(
     flipped_pixels=321,
     pixels=60000,
     flipped_share=0.05,
+    jumped_share=0.04,
     batched_share=0.05,
     batched_difference=0.0625,
     largest_difference=0.125,
@@ -76,15 +78,15 @@ XML = """\
     </properties>
     <testcase classname="flowerseg.proof.flower_onnx" name="agreement with PyTorch FP32">
       <failure message="FAULT0" type="ParityError">FAULT0</failure>
-      <system-out>IoU 0.99990 photo by photo, 0.99000 as folders are run \
-(at least 0.998)</system-out>
+      <system-out>IoU 0.99990 photo by photo, 0.99000 as folders are run, \
+0.98000 along outlines (at least 0.998)</system-out>
     </testcase>
     <testcase classname="flowerseg.proof.flower_onnx" name="IoU against truth">
       <system-out>0.97060, PyTorch 0.97100 (may drop by 0.002)</system-out>
     </testcase>
     <testcase classname="flowerseg.proof.flower_onnx" name="pixels of one photo that change sides">
       <failure message="FAULT1" type="ParityError">FAULT1</failure>
-      <system-out>5 % (at most 1 %)</system-out>
+      <system-out>5 %; by more than rounding explains 4 % (at most 1 %)</system-out>
     </testcase>
     <testcase classname="flowerseg.proof.flower_onnx" name="largest difference of a probability">
       <system-out>0.125 (at most 0.25)</system-out>
@@ -105,10 +107,11 @@ MARKDOWN = """\
 
 | check | found | limit | |
 |---|---|---|---|
-| agreement with PyTorch FP32 | IoU 0.99990 photo by photo, 0.99000 as folders are run \
-| at least 0.998 | FAILED |
+| agreement with PyTorch FP32 | IoU 0.99990 photo by photo, 0.99000 as folders are run, \
+0.98000 along outlines | at least 0.998 | FAILED |
 | IoU against truth | 0.97060, PyTorch 0.97100 | may drop by 0.002 | ok |
-| pixels of one photo that change sides | 5 % | at most 1 % | FAILED |
+| pixels of one photo that change sides | 5 %; by more than rounding explains 4 % \
+| at most 1 % | FAILED |
 | largest difference of a probability | 0.125 | at most 0.25 | ok |
 | the same photo in a batch and alone | 5 % of its pixels, probabilities by 0.062 \
 | at most 0.5 %, 0.1 | FAILED |
@@ -119,7 +122,8 @@ MARKDOWN = """\
 Faults:
 
 - agreement IoU 0.9900 at batch 8 is below 0.998 (worst photo: a\\<b)
-- 5.0% of the pixels of a\\<b change sides at batch 8, more than 1.0%
+- 5.0% of the pixels of a\\<b change sides by more than rounding explains at batch 8, more than \
+1.0%
 - in batches of 4, 5 and 8, at place 2, 5.0% of the pixels of a\\<b change sides, compared with \
 the same photo alone; more than 0.5%
 
@@ -226,15 +230,22 @@ def test_every_kind_of_fault_has_its_check_and_its_words() -> None:
         tail_difference=0.1,
         other_agreement_iou=0.5,
         stressed_difference=0.1,
+        quantised_agreement_iou=0.99,
+        emulated_iou=0.99,
+        emulated_share=0.01,
+        module_difference=0.002,
     )
     checks = checks_of(found)
     assert [(check.name, len(check.faults)) for check in checks] == [
         ("agreement with PyTorch FP32", 1),
+        ("agreement of an emulation with the file's scales", 1),
+        ("the file beside that emulation", 1),
         ("IoU against truth", 1),
         ("pixels of one photo that change sides", 1),
         ("largest difference of a probability", 1),
         ("mean difference where PyTorch is undecided", 1),
         ("mean difference where PyTorch is sure", 1),
+        ("a module beside an emulation with the file's scales", 1),
         ("agreement at thresholds 0.1 and 0.9", 1),
         ("mean difference of a stress frame", 1),
         ("the same photo in a batch and alone", 4),
@@ -246,12 +257,17 @@ def test_every_kind_of_fault_has_its_check_and_its_words() -> None:
     assert all(text and text[-1] != "." for text in texts)
 
 
+def _flips(pixels: int, by: int) -> tuple[int, ...]:
+    return (*[0] * by, pixels)
+
+
 def test_each_fault_is_found_once_where_it_is_worst() -> None:
     """Masks that disagree alone and in a folder run, at one place and beside another stream."""
     half, right = Counts(50, 0, 50, 0), Counts(100, 0, 0, 0)
     lost = Counts(40, 0, 50, 10)  # against labels with background in the last row
-    bad = Compared("rose", half, half, lost, 1.0)
+    bad = Compared("rose", half, half, lost, 1.0, flips=_flips(50, by=200), frame_pixels=100)
     worse = dataclasses.replace(bad, name="lily", agreement=Counts(40, 0, 60, 0))
+    worse = dataclasses.replace(worse, flips=_flips(60, by=200))
     good = Compared("leaf", right, right, right, 0.0)
     full = np.ones((10, 10), np.bool_)
     frame = np.zeros((10, 10, 3), np.uint8)

@@ -249,6 +249,8 @@ def test_every_precision_has_all_limits_and_none_is_wider_than_int8s() -> None:
     widest = LIMITS[Precision.INT8]
     for limits in LIMITS.values():
         for field in dataclasses.fields(Limits):
+            if field.name in ("module_difference", "agreement_drop", "emulated_share"):
+                continue  # of INT8 alone
             own, most = getattr(limits, field.name), getattr(widest, field.name)
             assert own >= most if field.name.endswith("agreement_iou") else own <= most, field.name
 

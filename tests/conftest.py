@@ -35,6 +35,7 @@ from flowerseg.evaluate import read_pair
 from flowerseg.model import Architecture, FlowerNet
 from flowerseg.paint import write_painted_dataset
 from flowerseg.preprocess import Preprocess, frame_from_labels, frame_from_photo
+from flowerseg.proof import limits
 from flowerseg_export.config import ExportConfig
 from flowerseg_export.export import export_model
 
@@ -122,6 +123,12 @@ def small_network(painted: Path) -> FlowerNet:
         _calibrate_batchnorm(network, torch.from_numpy(images))
         _fit_head(network, torch.from_numpy(images), torch.from_numpy(shares))
     return network.eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_photos_are_enough() -> None:
+    """For the time that it takes; a test that needs the rule sets it again."""
+    limits.LEAST_PHOTOS = 1
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from flowerseg.cli.options import (
     Command,
     device_option,
+    few_photos_option,
     json_option,
     print_result,
     stderr_console,
@@ -151,6 +152,7 @@ def engine_options(command: F) -> F:
 @click.option(
     "--limit", type=click.IntRange(min=1), default=64, show_default=True, help="At most so many."
 )
+@few_photos_option
 @click.option(
     "--triton",
     type=click.Path(path_type=Path),
@@ -230,7 +232,7 @@ def _config(requested: dict[str, Any]) -> "ExportConfig":
     is_int8_with_half = chosen == [Precision.INT8, Precision.FP16]
     if len(chosen) > 1 and not is_int8_with_half:
         raise click.UsageError(f"--{chosen[-2]} and --{chosen[-1]} exclude each other.")
-    same = ("source", "out", "reference", "data", "split", "limit", "device", "force")
+    same = ("source", "out", "reference", "data", "split", "limit", "few_photos", "device", "force")
     try:
         return ExportConfig(
             **{name: requested[name] for name in same},
@@ -256,7 +258,7 @@ def _rebuild_config(ctx: click.Context, requested: dict[str, Any]) -> "ExportCon
             f"--rebuild takes --{given[0]} from the engine's manifest. Leave it out, or build a "
             "new engine from the ONNX file."
         )
-    proof = ("reference", "data", "split", "limit", "device")
+    proof = ("reference", "data", "split", "limit", "few_photos", "device")
     return config_to_rebuild(requested["source"], **{name: requested[name] for name in proof})
 
 
@@ -272,7 +274,7 @@ def _refit_config(ctx: click.Context, requested: dict[str, Any]) -> "ExportConfi
             "build a new engine."
         )
     _require_out(requested)
-    proof = ("data", "split", "limit", "device", "force", "trust")
+    proof = ("data", "split", "limit", "few_photos", "device", "force", "trust")
     return config_to_refit(
         requested["source"],
         requested["refit"],

@@ -46,6 +46,7 @@ class ExportConfig:
     split: str = "val"
     calibration_split: str = "train"
     limit: int | None = 64
+    few_photos: bool = False  # prove on fewer than `proof.limits.LEAST_PHOTOS` too
     device: str = "auto"
     force: bool = False
     trust: bool = False  # take the engine of `refit` although another user can change it
@@ -176,7 +177,10 @@ def config_of_engine(engine: Path, manifest: Manifest, **fields: Any) -> ExportC
 
 
 def _proof_options(config: ExportConfig) -> list[str]:
-    return ["--data", str(config.data), "--split", config.split] if config.data else []
+    if config.data is None:
+        return []
+    few = ["--few-photos"] if config.few_photos else []
+    return ["--data", str(config.data), "--split", config.split, *few]
 
 
 def _parent_beside(engine: Path, name: str, sha256: str) -> Artifact:

@@ -42,6 +42,7 @@ from flowerseg.preprocess import frame_from_photo
 from flowerseg.proof import Evidence, OnBatch, prove
 from flowerseg.proof.command import verify_command
 from flowerseg.proof.painted import with_selftest
+from flowerseg.proof.prove import require_enough
 from flowerseg.proof.report import write_due_report
 from flowerseg.proofrecord import Fault, FaultKind, Proof
 from flowerseg_export.config import ENGINES, ExportConfig, rebuild_command
@@ -124,7 +125,9 @@ def _reference(config: ExportConfig, source: Artifact) -> Artifact | None:
 def _photos(config: ExportConfig, source: Artifact) -> PhotoSet | None:
     if config.data is None:
         return None
-    return open_photos(config.data, config.split, source.manifest.rules).limited(config.limit)
+    photos = open_photos(config.data, config.split, source.manifest.rules).limited(config.limit)
+    require_enough(photos, few_photos=config.few_photos)
+    return photos
 
 
 def _repaired(
@@ -385,14 +388,22 @@ def _proved(
         )
         return rewrite_manifest(artifact, proof=Proof("not run", f"no {missing}"))
     try:
-        evidence = prove(artifact, reference, photos, device=config.device, on_batch=on_batch)
+        evidence = prove(
+            artifact,
+            reference,
+            photos,
+            device=config.device,
+            few_photos=config.few_photos,
+            on_batch=on_batch,
+        )
     except BackendUnavailable as error:
         # Built for a GPU that is not here. That is no failure, and it is no proof either.
         reason = str(error).removeprefix(f"{artifact.path}: ")
         return rewrite_manifest(artifact, proof=Proof("not run", f"built, not run: {reason}"))
     proved = record_proof(artifact, evidence.proof)
     proved = _proved_elsewhere(proved, reference, photos, config, evidence)
-    requested = {name: getattr(config, name) for name in ("data", "split", "limit", "device")}
+    fields = ("data", "split", "limit", "few_photos", "device")
+    requested = {name: getattr(config, name) for name in fields}
     command = verify_command(artifact.path, requested | {"reference": reference.path})
     write_due_report(evidence, proved, photos, command)
     return proved
@@ -415,6 +426,7 @@ def _proved_elsewhere(
                     photos,
                     device=config.device,
                     runtime=runtime,
+                    few_photos=config.few_photos,
                     before=before,
                 )
             except FlowersegError as error:

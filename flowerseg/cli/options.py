@@ -105,6 +105,15 @@ def json_option(command: F) -> F:
     )(command)
 
 
+def few_photos_option(command: F) -> F:
+    """`--few-photos`: prove on fewer photos than a proof takes."""
+    return click.option(
+        "--few-photos",
+        is_flag=True,
+        help="Prove on fewer than 8 different photos too, which shows less.",
+    )(command)
+
+
 def unproven_option(command: F) -> F:
     """`--unproven`: use a file whose proof failed or was never run."""
     return click.option(

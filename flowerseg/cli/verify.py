@@ -14,6 +14,7 @@ from flowerseg.cli.options import (
     Command,
     FiniteRange,
     device_option,
+    few_photos_option,
     json_option,
     print_result,
     runtime_option,
@@ -75,6 +76,7 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--split", help="Of --data: train, val, or val1 in Oxford 17. [default: val]")
 @click.option("--limit", type=click.IntRange(min=1), help="Use this many photos of the split.")
+@few_photos_option
 @click.option(
     "--largest-batch",
     type=click.IntRange(min=1),
@@ -131,6 +133,7 @@ def verify(model: Path, as_json: bool, **asked: Any) -> None:
             limits=_limits(artifact, asked),
             largest_batch=asked["largest_batch"],
             cuda_graph=asked["cuda_graph"],
+            few_photos=asked["few_photos"],
             on_batch=on_batch,
         )
     if _is_reference_itself(artifact, source, evidence.proof):

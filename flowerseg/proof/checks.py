@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from flowerseg.caveats import caveat_text
 from flowerseg.metrics import score_text
+from flowerseg.proof import limits as rules
 from flowerseg.proofrecord import Fault, FaultKind, Limits, Proof, fault_text
 
 QUANTISATION_COSTS = (
@@ -60,6 +61,10 @@ def warnings_of(proof: Proof) -> list[str]:
     texts = [caveat_text(caveat, "the reference") for caveat in proof.caveats]
     if proof.limits is not None and not is_scored(proof):
         texts.append("Agreement with the reference was checked, IoU against truth was not.")
+    if proof.limits is not None and proof.photos < rules.LEAST_PHOTOS:
+        texts.append(
+            f"Only {proof.photos} photos: results that change places in a batch may not show."
+        )
     if any(fault.is_cost for fault in proof.faults):
         texts.append(QUANTISATION_COSTS)
     return [text[0].upper() + text[1:] for text in texts]

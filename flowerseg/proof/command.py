@@ -30,6 +30,8 @@ def verify_command(model: Path, asked: Mapping[str, Any]) -> str:
     for name in (*names, "device", "runtime"):
         if asked.get(name) not in (None, "auto"):
             words += [f"--{name.replace('_', '-')}", str(asked[name])]
+    if asked.get("few_photos"):
+        words.append("--few-photos")
     if (graph := asked.get("cuda_graph")) is not None:
         words.append("--cuda-graph" if graph else "--no-cuda-graph")
     return shlex.join(words)

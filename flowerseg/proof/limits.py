@@ -5,6 +5,9 @@ from dataclasses import replace
 from flowerseg.artifact import Precision
 from flowerseg.proofrecord import Limits
 
+LEAST_PHOTOS = 8
+"""Different ones, in a proof: with fewer, photos that change places in a batch may look right."""
+
 # Rounding of a correct export stays inside, faults outside. MobileNetV3 of ten seeds, trained at
 # 96 x 96, a ResNet-101 and a ResNet-50 trained at 64 x 64, proved on photos of 256 x 256 in ONNX
 # Runtime and OpenVINO (bench/results/proof-2026-11-23), gave at worst

@@ -26,6 +26,9 @@ ALL_SIZES = 8
 UNTUNED_LARGEST = 16
 """The largest batch that is run of a file that takes any, unless the user names a larger one."""
 
+LEAST_CALLS = 64
+"""Calls with single photos: of what goes wrong once in so many, fewer would show little."""
+
 WORST_KEPT = 8  # photos whose masks are kept for the report
 _WORKERS = 2  # threads of the pipeline, which have little to do
 
@@ -175,7 +178,8 @@ def measure_parity(
     batched = [size for size in sizes if size > 1 for _ in range(_times(size))]
     # Two batches for each stream at least, or the streams would not compute at the same time.
     as_folder = max(len(expected), 2 * parity.streams * parity.folder_batch)
-    done, in_all = 0, len(expected) + len(stress) + sum(batched) + as_folder
+    again = max(0, LEAST_CALLS - len(expected) - len(stress))
+    done, in_all = 0, len(expected) + len(stress) + again + sum(batched) + as_folder
 
     def count(photos: int = 1) -> None:
         nonlocal done
@@ -195,6 +199,10 @@ def measure_parity(
         parity.emulated.append(compare(own, each.foreground, each.mask))
     for item in stress:
         parity.stressed.append(stressed_of(item, next(streams)([item.frame] * sizes[0])[0]))
+        count()
+    for each in islice(cycle(alone), again):
+        foreground = next(streams)([each.expected.frame] * sizes[0])[0]
+        parity.batched.append(_departure(model, each, foreground, sizes[0], 1))
         count()
     # Different photos in a batch, the most telling first, so that none passes for another.
     photos = cycle(sorted(alone, key=lambda each: distance_from_half(each.expected)))

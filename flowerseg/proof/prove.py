@@ -11,11 +11,12 @@ from flowerseg.backends.pytorch import PyTorchBackend, open_checkpoint
 from flowerseg.caveats import Caveat, label_caveats
 from flowerseg.checkpoint import network_from_artifact
 from flowerseg.data import PhotoSet
-from flowerseg.errors import ArtifactError, ParityError
+from flowerseg.errors import ArtifactError, DataError, ParityError
 from flowerseg.evaluate import seen_caveats
 from flowerseg.half import emulated_half_from_network
 from flowerseg.metrics import agreement_iou, iou, total
 from flowerseg.model import specialised
+from flowerseg.proof import limits as rules
 from flowerseg.proof.compare import Expected, expect
 from flowerseg.proof.emulation import Int8Emulation, emulate_int8
 from flowerseg.proof.faults import (
@@ -80,6 +81,7 @@ def prove(
     limits: Limits | None = None,
     largest_batch: int | None = None,
     cuda_graph: bool | None = None,
+    few_photos: bool = False,
     on_batch: OnBatch = lambda *_: None,
     before: Evidence | None = None,
 ) -> Evidence:
@@ -94,6 +96,7 @@ def prove(
         limits: None takes `limits_of` the precision that the runtime computes in.
         largest_batch: to run, of a file that takes any; None: see `passes.batch_sizes`.
         cuda_graph: replay batches from a CUDA graph; None: as a folder run does in this runtime.
+        few_photos: prove on fewer than `limits.LEAST_PHOTOS` different photos too.
         on_batch: progress.
         before: what was found of the same file in another runtime, with the same photos on the
             same device: the reference is not run again.
@@ -103,8 +106,10 @@ def prove(
             runtime computes with fewer bits than the file has, and it is not proved with its own;
             or photos go another way here than in training.
         BackendUnavailable: the runtime or the device is not here.
+        DataError: there are too few photos.
     """
     refuse_stranger(artifact, reference)
+    require_enough(photos, few_photos=few_photos)
     manifest = artifact.manifest
     opener = RUNTIMES[manifest.kind][0] if runtime == "auto" else runtime
     _refuse_fewer_bits_first(artifact, opener)
@@ -223,6 +228,22 @@ def _expected(
         require_same_map(Artifact(reference.path, manifest), truth.backend)
         found = list(expect(truth, photos))
         return found, expect_stress(truth, found)
+
+
+def require_enough(photos: PhotoSet, *, few_photos: bool = False) -> None:
+    """Refuse to prove on fewer than `limits.LEAST_PHOTOS` photos, unless few are accepted.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    different = len(set(photos.content_hashes))
+    least = rules.LEAST_PHOTOS
+    if different < least and not few_photos:
+        raise DataError(
+            f"{photos.name}: {different} different photos, and a proof takes {least} at least: "
+            "results that change places in a batch may not show on fewer. Give more (--limit, "
+            "--split), or say --few-photos."
+        )
 
 
 def refuse_stranger(artifact: Artifact, reference: Artifact) -> None:

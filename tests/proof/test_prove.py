@@ -24,12 +24,14 @@ from flowerseg.artifact import (
 from flowerseg.backends.device import allowed_cores
 from flowerseg.checkpoint import save_checkpoint
 from flowerseg.data import PhotoSet
-from flowerseg.errors import ArtifactError
+from flowerseg.errors import ArtifactError, DataError
 from flowerseg.model import FlowerNet
 from flowerseg.preprocess import Preprocess
-from flowerseg.proof import LIMITS, prove, refuse_stranger
+from flowerseg.proof import LIMITS, limits, prove, refuse_stranger
+from flowerseg.proof.checks import warnings_of
 from flowerseg.proof.passes import batch_sizes
 from flowerseg.proofrecord import Limits
+from flowerseg.unlabelled import open_unlabelled
 from tests.loud import louder
 
 Spoil = Callable[[onnx.ModelProto], None]
@@ -217,10 +219,10 @@ def test_progress_ends_at_the_whole(
     proof = prove(
         fp32_onnx, reference, val_photos, device="cpu", on_batch=lambda *at: seen.append(at)
     )
-    # 6 photos and the stress frames alone; each size above 1 twice; as a folder is run, two batches
-    # of 8 for each stream.
-    stress = len(proof.stress)
-    in_all = 6 + stress + 2 * (sum(range(2, 9)) + 13 + 16) + 2 * 8 * _streams_here()
+    # 6 photos and the stress frames alone, and photos again up to 64 calls; each size above 1 twice;
+    # as a folder is run, two batches of 8 for each stream.
+    assert len(proof.stress) < 64 - 6
+    in_all = 64 + 2 * (sum(range(2, 9)) + 13 + 16) + 2 * 8 * _streams_here()
     assert seen[0] == (1, in_all)
     assert seen[-1] == (in_all, in_all)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
@@ -247,11 +249,11 @@ def test_every_precision_has_all_limits_and_none_is_wider_than_int8s() -> None:
     assert set(LIMITS) == set(Precision)
     assert LIMITS[Precision.FP32].agreement_iou == 0.9995
     widest = LIMITS[Precision.INT8]
-    for limits in LIMITS.values():
+    for own_limits in LIMITS.values():
         for field in dataclasses.fields(Limits):
             if field.name in ("module_difference", "agreement_drop", "emulated_share"):
                 continue  # of INT8 alone
-            own, most = getattr(limits, field.name), getattr(widest, field.name)
+            own, most = getattr(own_limits, field.name), getattr(widest, field.name)
             assert own >= most if field.name.endswith("agreement_iou") else own <= most, field.name
 
 
@@ -262,3 +264,33 @@ def test_other_preprocess_than_the_checkpoints_is_refused(
     changed = rewrite_manifest(artifact, preprocess=Preprocess((96, 96)))
     with pytest.raises(ArtifactError, match="prepare photos differently"):
         refuse_stranger(changed, open_artifact(checkpoint))
+
+
+def test_fewer_than_eight_different_photos_are_refused_unless_they_are_accepted(
+    fp32_onnx: Artifact,
+    reference: Artifact,
+    val_photos: PhotoSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "LEAST_PHOTOS", 8)
+    twice = dataclasses.replace(val_photos, photos=2 * val_photos.photos)
+    assert len(val_photos) < 8 < len(twice)
+    with pytest.raises(DataError, match="6 different photos, and a proof takes 8 at least"):
+        prove(fp32_onnx, reference, twice, device="cpu")
+    proof = prove(fp32_onnx, reference, val_photos, device="cpu", few_photos=True).proof
+    assert (proof.status, proof.photos) == ("proved", 6)
+    assert "Only 6 photos: results that change places in a batch may not show." in warnings_of(
+        proof
+    )
+
+
+def test_photos_without_labels_prove_agreement(
+    fp32_onnx: Artifact, reference: Artifact, painted: Path
+) -> None:
+    photos = open_unlabelled(painted / "jpg").limited(3)
+    proof = prove(fp32_onnx, reference, photos, device="cpu").proof
+    assert (proof.status, proof.photos, proof.agreement_iou) == ("proved", 3, 1.0)
+    assert (proof.reference_iou, proof.caveats) == (None, ())
+    assert warnings_of(proof) == [
+        "Agreement with the reference was checked, IoU against truth was not."
+    ]

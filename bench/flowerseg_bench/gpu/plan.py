@@ -88,7 +88,7 @@ DRY = Scale(
     further_epochs=1,
     seconds=0.02,
     photos=20,
-    proved=2,
+    proved=8,
     patience=8.0,
 )
 """Goes through the commands, for a machine without a GPU. Its numbers mean nothing."""

@@ -27,7 +27,7 @@ from flowerseg.cli.verify import proof_text, verify
 from flowerseg.data import PhotoSet
 from flowerseg.evaluate import signatures_of
 from flowerseg.images import write_png
-from flowerseg.proof import LIMITS
+from flowerseg.proof import LIMITS, limits
 from flowerseg.proof.command import LIMIT_FIELDS, verify_command
 from flowerseg.proofrecord import Limits, Proof
 from flowerseg.seen import NO_PHOTOS, training_photos
@@ -223,6 +223,12 @@ def test_command_says_what_was_asked_for_and_is_quoted() -> None:
     assert verify_command(Path("m.onnx"), asked) == command
     asked |= {"cuda_graph": True}
     assert verify_command(Path("m.onnx"), asked) == f"{command} --cuda-graph"
+    asked |= {"few_photos": True}
+    assert verify_command(Path("m.onnx"), asked) == f"{command} --few-photos --cuda-graph"
+    asked = {"reference": Path("a.pt"), "photos": Path("p")}
+    assert verify_command(Path("m.onnx"), asked) == (
+        "flowerseg-verify m.onnx --reference a.pt --photos p"
+    )
 
 
 def test_cuda_graph_without_a_gpu_is_refused(run: Verify) -> None:
@@ -371,3 +377,44 @@ def test_photos_that_the_model_learned_from_are_counted(
         "2 of these 6 photos were in the training set of the reference: the IoU against truth is "
         "optimistic."
     ]
+
+
+def test_photos_without_labels_prove_agreement_alone(
+    model: Artifact, checkpoint: Path, painted: Path
+) -> None:
+    words = [model.path, "--reference", checkpoint, "--photos", painted / "jpg", "--limit", 3]
+    result = CliRunner().invoke(verify, [*map(str, words), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert "AGREEMENT PROVED on cpu, with 3 photos of jpg[3] " in result.stdout
+    assert "IoU against truth: n/a" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ((), "Give either --data"),
+        (("--data", "d", "--photos", "p"), "Give either --data"),
+        (("--photos", "p", "--split", "val"), "--split is for --data"),
+    ],
+)
+def test_labelled_photos_and_those_without_labels_exclude_each_other(
+    model: Artifact, checkpoint: Path, words: tuple[str, ...], reason: str
+) -> None:
+    command = [str(model.path), "--reference", str(checkpoint), *words]
+    result = CliRunner().invoke(verify, command)
+    assert result.exit_code == 2
+    assert reason in result.stderr
+
+
+def test_few_photos_are_refused_unless_they_are_accepted(
+    run: Verify, model: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LEAST_PHOTOS", 8)
+    result = run("--limit", "3")
+    assert result.exit_code == 1
+    assert "3 different photos, and a proof takes 8 at least" in result.stderr
+    assert "--few-photos" in result.stderr
+    result = run("--limit", "3", "--few-photos")
+    assert result.exit_code == 0, result.output
+    assert "WARNING Only 3 photos: results that change places" in result.stdout
+    assert open_artifact(model.path).manifest.is_proved_in("onnxruntime", "cpu")

@@ -20,6 +20,7 @@ from flowerseg.checkpoint import load_checkpoint
 from flowerseg.data import open_photos
 from flowerseg.errors import ArtifactError, ExportError
 from flowerseg.images import resize_area
+from flowerseg.proof import limits
 from flowerseg.proofrecord import Fault, FaultKind, Proof
 from flowerseg_export import export as export_module
 from flowerseg_export.cli import export
@@ -62,6 +63,20 @@ def test_file_with_photos_is_proved(run: Export, out: Path, painted: Path) -> No
     proof = open_artifact(out).manifest.proof
     assert proof is not None
     assert (proof.status, proof.photos) == ("proved", 3)
+
+
+def test_too_few_photos_are_refused_before_a_file_is_written(
+    run: Export, out: Path, painted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LEAST_PHOTOS", 8)
+    result = run("--data", painted, "--limit", "3")
+    assert result.exit_code == 1
+    assert "3 different photos, and a proof takes 8 at least" in result.stderr
+    assert not out.exists()
+    result = run("--data", painted, "--limit", "3", "--few-photos")
+    assert result.exit_code == 0, result.output
+    assert "Only 3 photos" in result.output
+    assert "--few-photos" in open_artifact(out).manifest.rebuild
 
 
 def test_file_is_proved_in_every_runtime_here(run: Export, out: Path, painted: Path) -> None:

@@ -73,6 +73,7 @@ BUILD = EngineBuild(
             float_type=Precision.FP16,
             keep_fp32=("backbone.0",),
             data=Path("photos"),
+            few_photos=True,
         ),
         ExportConfig(
             Path("a.onnx"),

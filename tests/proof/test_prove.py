@@ -219,7 +219,7 @@ def test_progress_ends_at_the_whole(
     proof = prove(
         fp32_onnx, reference, val_photos, device="cpu", on_batch=lambda *at: seen.append(at)
     )
-    # 6 photos and the stress frames alone, and photos again up to 64 calls; each size above 1 twice;
+    # 6 photos, the stress frames, and photos again up to 64 calls; each size above 1 twice;
     # as a folder is run, two batches of 8 for each stream.
     assert len(proof.stress) < 64 - 6
     in_all = 64 + 2 * (sum(range(2, 9)) + 13 + 16) + 2 * 8 * _streams_here()

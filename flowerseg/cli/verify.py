@@ -305,11 +305,12 @@ def _further_line(proof: "Proof") -> str:
 
 
 def _wrapped(line: str) -> str:
-    return textwrap.fill(
-        line,
+    wrapped = textwrap.fill(
+        line.replace(" %", "\0%"),  # no line break before a sign
         _COLUMNS,
         initial_indent="  ",
         subsequent_indent="    ",
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return wrapped.replace("\0%", " %")

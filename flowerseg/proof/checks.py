@@ -113,7 +113,7 @@ _DIFFERENCES = (
     ("tail_difference", "mean difference where PyTorch is sure", 5, FaultKind.TAILS),
     (
         "module_difference",
-        "a module beside an emulation with the file's scales",
+        "a module beside INT8 emulated in PyTorch",
         4,
         FaultKind.MODULE,
     ),
@@ -164,13 +164,13 @@ def _rows_of_int8(proof: Proof, limits: Limits) -> Iterator[_Row]:
     if proof.quantised_agreement_iou is None:
         return
     yield _Row(
-        "agreement of an emulation with the file's scales",
-        f"IoU {five_digits(proof.quantised_agreement_iou)}, which is what quantisation costs",
-        f"of the file: may cost {percent(limits.agreement_drop)} more",
+        "INT8 emulated in PyTorch, beside PyTorch FP32",
+        f"IoU {five_digits(proof.quantised_agreement_iou)}: what quantisation costs",
+        f"the file may lose {percent(limits.agreement_drop)} more",
         (FaultKind.AGREEMENT_DROP,),
     )
     yield _Row(
-        "the file beside that emulation",
+        "the file beside INT8 emulated in PyTorch",
         f"IoU {five_digits(proof.emulated_iou)}; of one photo {percent(proof.emulated_share)} "
         "change sides by more than rounding explains",
         f"at most {percent(limits.emulated_share)}",

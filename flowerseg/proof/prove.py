@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from flowerseg.artifact import COMPUTED_IN, RUNTIMES, Artifact, Kind, Manifest, Precision
 from flowerseg.backends import STREAMED, BackendInfo, SessionOptions, for_folders, kind_of_device
@@ -14,21 +13,12 @@ from flowerseg.data import PhotoSet
 from flowerseg.errors import ArtifactError, DataError, ParityError
 from flowerseg.evaluate import seen_caveats
 from flowerseg.half import emulated_half_from_network
-from flowerseg.metrics import agreement_iou, iou, total
 from flowerseg.model import specialised
 from flowerseg.proof import limits as rules
 from flowerseg.proof.compare import Expected, expect
 from flowerseg.proof.emulation import Int8Emulation, emulate_int8
-from flowerseg.proof.faults import (
-    difference_of,
-    faults_of,
-    model_iou,
-    other_agreements,
-    reference_counts,
-    reference_iou,
-    tail_difference,
-    undecided_difference,
-)
+from flowerseg.proof.faults import faults_of, reference_counts, reference_iou
+from flowerseg.proof.figures import figures_of
 from flowerseg.proof.limits import limits_of
 from flowerseg.proof.passes import (
     OnBatch,
@@ -38,9 +28,8 @@ from flowerseg.proof.passes import (
     measure_alone,
     measure_parity,
 )
-from flowerseg.proof.statistics import statistics_of
 from flowerseg.proof.stress import expect_stress
-from flowerseg.proofrecord import Fault, FaultKind, Limits, Proof, WorstPhoto
+from flowerseg.proofrecord import Fault, FaultKind, Limits, Proof
 from flowerseg.seen import signature_of
 from flowerseg.segmenter import Segmenter
 from flowerseg.selftest import own_map, require_same_map
@@ -162,8 +151,7 @@ def prove(
         photos=len(photos),
         data=f"{photos.name} {photos.fingerprint[:12]}",
         reference_sha256=reference.manifest.sha256,
-        **_figures(parity, expected, allowed.rounding),
-        **_int8_figures(parity, int8, allowed.rounding),
+        **figures_of(parity, expected, int8, allowed.rounding),
         emulated_agreement_iou=_agreement_of(emulated),
         caveats=_caveats(reference, photos, expected),
         selftest_map="" if faults else selftest_map,
@@ -267,46 +255,6 @@ def refuse_stranger(artifact: Artifact, reference: Artifact) -> None:
         )
 
 
-def _figures(parity: Parity, expected: Sequence[Expected], rounding: float) -> dict[str, Any]:
-    """The fields of a proof that are measured."""
-    alone, folder = agreement_of(parity.alone), agreement_of(parity.folder)
-    lower = parity.alone if alone <= folder else parity.folder
-    return {
-        "batch_sizes": parity.batch_sizes,
-        "folder_batch": parity.folder_batch,
-        "streams": parity.streams,
-        "agreement_iou": min(alone, folder),
-        "alone_agreement_iou": alone,
-        "folder_agreement_iou": folder,
-        "band_iou": iou(total(c.band for c in lower)),
-        "flipped_pixels": sum(c.flipped for c in lower),
-        "pixels": sum(c.pixels for c in lower),
-        "flipped_share": max(c.flipped_share for c in parity.all),
-        "jumped_share": max(c.jumped_share(rounding) for c in parity.all),
-        "largest_difference": max(c.largest_difference for c in parity.all),
-        "undecided_difference": max(map(undecided_difference, parity.passes.values())),
-        "other_agreement_iou": min(
-            agreement
-            for found in parity.passes.values()
-            for agreement in other_agreements(found).values()
-        ),
-        "tail_difference": max(map(tail_difference, parity.passes.values())),
-        "stressed_difference": max((s.mean_difference for s in parity.stressed), default=None),
-        "stress_frames": len(parity.stressed),
-        "statistics": statistics_of(parity.alone, expected),
-        "batched_share": max(d.flipped_share for d in parity.departures),
-        "batched_difference": max(d.largest_difference for d in parity.departures),
-        "worst": tuple(
-            WorstPhoto(
-                w.compared.name, w.batch, agreement_iou(w.compared.agreement), w.compared.flipped
-            )
-            for w in parity.worst
-        ),
-        "model_iou": model_iou(parity),
-        "reference_iou": reference_iou(expected),
-    }
-
-
 def _int8_emulation(
     artifact: Artifact,
     reference: Artifact,
@@ -318,17 +266,6 @@ def _int8_emulation(
     if artifact.manifest.precision is not Precision.INT8:
         return None
     return before.int8 if before else emulate_int8(artifact, reference, expected, stress)
-
-
-def _int8_figures(parity: Parity, int8: Int8Emulation | None, rounding: float) -> dict[str, Any]:
-    if int8 is None:
-        return {}
-    return {
-        "quantised_agreement_iou": agreement_of(int8.parity.alone),
-        "emulated_iou": agreement_of(parity.emulated),
-        "emulated_share": max(c.jumped_share(rounding) for c in parity.emulated),
-        "module_difference": max(map(difference_of, int8.layers)),
-    }
 
 
 def _agreement_of(emulated: Emulated | None) -> float | None:

@@ -238,14 +238,14 @@ def test_every_kind_of_fault_has_its_check_and_its_words() -> None:
     checks = checks_of(found)
     assert [(check.name, len(check.faults)) for check in checks] == [
         ("agreement with PyTorch FP32", 1),
-        ("agreement of an emulation with the file's scales", 1),
-        ("the file beside that emulation", 1),
+        ("INT8 emulated in PyTorch, beside PyTorch FP32", 1),
+        ("the file beside INT8 emulated in PyTorch", 1),
         ("IoU against truth", 1),
         ("pixels of one photo that change sides", 1),
         ("largest difference of a probability", 1),
         ("mean difference where PyTorch is undecided", 1),
         ("mean difference where PyTorch is sure", 1),
-        ("a module beside an emulation with the file's scales", 1),
+        ("a module beside INT8 emulated in PyTorch", 1),
         ("agreement at thresholds 0.1 and 0.9", 1),
         ("mean difference of a stress frame", 1),
         ("the same photo in a batch and alone", 4),

@@ -76,7 +76,8 @@ def emulated_int8_from_network(network: FlowerNet, quantisation: Quantisation) -
         quantisation: of the file.
 
     Raises:
-        ValueError: the file rounds a value that the network does not compute.
+        ValueError: the file rounds a value that the network does not compute, or has another number
+            of scales than channels.
     """
     emulated = copy.deepcopy(network)
     parameters = dict(emulated.named_parameters())
@@ -84,6 +85,8 @@ def emulated_int8_from_network(network: FlowerNet, quantisation: Quantisation) -
         for name, steps in steps_by_name.items():
             if name not in parameters:
                 raise ValueError(f"the network has no {name}, which the file quantises")
+            if steps.size not in (1, len(parameters[name])):
+                raise ValueError(f"{name} has {len(parameters[name])} channels, not {steps.size}")
             parameters[name].data = _rounded(parameters[name].data, steps, *limits)
     rounding = _Rounding(quantisation)
     # These hooks come before those of others, who see what is rounded already.
@@ -178,6 +181,6 @@ class _Rounding(TorchFunctionMode):
         tensors = [place for place, given in enumerate(flat) if isinstance(given, Tensor)]
         for place, value in zip(tensors, values, strict=False):
             if value is not None:
-                flat[place] = self._before_rounding[value]
+                flat[place] = self._before_rounding.get(value, flat[place])
         whole: tuple[Any, ...] = tree_unflatten(flat, shape)
         return whole

@@ -103,7 +103,7 @@ def quantisation_of(artifact: Artifact) -> Quantisation:
     """What an ONNX file rounds to 8 bits, with its scales.
 
     Raises:
-        ArtifactError: a scale is not a constant, or no positive number.
+        ArtifactError: a scale or a zero point is none that export writes.
     """
     graph = onnx.load(artifact.path).graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -150,7 +150,13 @@ def _levels(
     artifact: Artifact, constants: Mapping[str, NDArray[Any]], quantise: onnx.NodeProto
 ) -> Levels:
     step = _steps(artifact, constants, quantise.input[1])
-    zero_point = constants[quantise.input[2]]
+    given = quantise.input[2] if len(quantise.input) > 2 else ""
+    zero_point = constants.get(given, np.array([]))
+    if zero_point.dtype not in (np.uint8, np.int8) or (step.size, zero_point.size) != (1, 1):
+        raise ArtifactError(
+            f"{artifact.path}: {quantise.name} has no single scale and zero point of 8 bits. "
+            "Export it again."
+        )
     limits = np.iinfo(zero_point.dtype)
     return Levels(float(step), int(zero_point), int(limits.min), int(limits.max))
 

@@ -241,6 +241,35 @@ def test_scale_that_is_no_positive_number_is_refused(
         quantisation_of(bad)
 
 
+def _without_zero_point(model: onnx.ModelProto) -> None:
+    (node,) = (n for n in model.graph.node if n.name == "classifier.3/Relu_QuantizeLinear")
+    del node.input[2:]
+
+
+def _with_many_zero_points(model: onnx.ModelProto) -> None:
+    _write(model, "classifier.3/Relu_zero_point", np.zeros(256, np.uint8))
+
+
+@pytest.mark.parametrize("spoil", [_without_zero_point, _with_many_zero_points])
+def test_zero_point_that_export_does_not_write_is_refused(
+    int8_onnx: Artifact, tmp_path: Path, spoil: Spoil
+) -> None:
+    bad = _spoilt(int8_onnx, tmp_path / "bad.onnx", spoil)
+    with pytest.raises(ArtifactError, match=r"classifier\.3/Relu_QuantizeLinear has no single"):
+        quantisation_of(bad)
+
+
+def test_number_of_scales_that_is_not_that_of_the_channels_is_refused(
+    int8_onnx: Artifact, small_network: FlowerNet, tmp_path: Path
+) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        _write(model, f"{LAST}.weight_scale", np.ones(3, np.float32))
+
+    bad = _spoilt(int8_onnx, tmp_path / "bad.onnx", spoil)
+    with pytest.raises(ArtifactError, match=r"classifier\.1\.weight has 256 channels, not 3"):
+        emulated_int8(bad, specialised(small_network, SIZE_HW))
+
+
 def test_engine_without_the_onnx_file_of_its_scales_is_refused(
     int8_onnx: Artifact, reference: Artifact, tmp_path: Path
 ) -> None:

@@ -111,12 +111,6 @@ _DIFFERENCES = (
         FaultKind.UNDECIDED,
     ),
     ("tail_difference", "mean difference where PyTorch is sure", 5, FaultKind.TAILS),
-    (
-        "module_difference",
-        "a module beside INT8 emulated in PyTorch",
-        4,
-        FaultKind.MODULE,
-    ),
 )
 
 
@@ -168,6 +162,12 @@ def _rows_of_int8(proof: Proof, limits: Limits) -> Iterator[_Row]:
         f"IoU {five_digits(proof.quantised_agreement_iou)}: what quantisation costs",
         f"the file may lose {percent(limits.agreement_drop)} more",
         (FaultKind.AGREEMENT_DROP,),
+    )
+    yield _Row(
+        "a module beside INT8 emulated in PyTorch",
+        f"{proof.module_difference:.4f} of its spread",
+        f"at most {limits.module_difference:g}",
+        (FaultKind.MODULE,),
     )
     yield _Row(
         "the file beside INT8 emulated in PyTorch",

@@ -551,7 +551,8 @@ def not_proved(artifact: Artifact, reason: str, runtime: str, device: str) -> Ar
     option += f" --device {device}" if device else ""
     return ArtifactError(
         f"{artifact.path}: not proved{where} ({reason}). Prove it with flowerseg-verify "
-        f"{artifact.path}{option} --reference CHECKPOINT --data DIR, or say --unproven."
+        f"{artifact.path}{option} --reference CHECKPOINT --data DIR (or --photos DIR, of photos "
+        "without labels), or say --unproven."
     )
 
 

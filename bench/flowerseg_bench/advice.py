@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flowerseg.tuned import Tuned, machine_here
 from flowerseg_bench.boundaries import Boundary
-from flowerseg_bench.results import Choice, Measurement, Results, Row, Scenario
+from flowerseg_bench.results import Choice, Measurement, Results, Scenario
 
 FASTEST = "most photos a second, file to mask"
 
@@ -68,13 +68,10 @@ def _choices(results: Results, goal: str, boundary: Boundary) -> list[Choice]:
         for item in results.measurements
         if item.boundary is boundary
         and item.throughput
-        and _may_ship(results.rows[item.row])
+        and not results.rows[item.row].is_null
+        and results.rows[item.row].is_proved_at(item.batch)
         and (batch_ms := _batch_ms(results, item)) is not None
     ]
-
-
-def _may_ship(row: Row) -> bool:
-    return not row.is_null and not row.is_unproven
 
 
 def _batch_ms(results: Results, item: Measurement) -> float | None:

@@ -81,6 +81,7 @@ class Row:
     cuda_graph: bool = False
     cudnn_benchmark: bool = False  # cuDNN timed its kernels before
     layout: Layout | None = None  # None: the runtime's own
+    proved_batch: int | None = None  # the largest; None: not limited, or nothing is proved
 
     @property
     def is_null(self) -> bool:
@@ -90,6 +91,10 @@ class Row:
     def takes(self, batch: int) -> bool:
         """The file was made for this batch size."""
         return batch >= self.min_batch and (self.max_batch is None or batch <= self.max_batch)
+
+    def is_proved_at(self, batch: int) -> bool:
+        """Its masks at this batch size are proved, or are the reference's."""
+        return not self.is_unproven and (self.proved_batch is None or batch <= self.proved_batch)
 
     @property
     def size_hw(self) -> SizeHW:

@@ -26,6 +26,7 @@ from flowerseg.backends import (
     STREAMED,
     THREADED,
     Backend,
+    BackendInfo,
     SessionOptions,
     kind_of_device,
     open_backends,
@@ -277,19 +278,24 @@ def with_first_run(opened: OpenRow, frame: Rgb, clock: Clock) -> OpenRow:
     return replace(opened, row=replace(opened.row, first_run_ms=round(1e3 * first_s, 4)))
 
 
-def proof_state(manifest: Manifest, runtime: str, device: str) -> str:
-    """In a word or two what the manifest says about a file's proof in a runtime on a device."""
+def proof_state(
+    manifest: Manifest, runtime: str, info: BackendInfo, options: SessionOptions
+) -> str:
+    """In a word or two what the manifest says about a file's proof as it was opened."""
     if manifest.is_reference_in(runtime):
         return "reference"
-    proof = manifest.proof_in(runtime, device)
+    proof = manifest.proof_in(runtime, info.device)
     if proof is None or proof.status != "proved":
         return proof.status if proof else "not run"
-    return "proved" if manifest.is_proved_in(runtime, device) else "not proved here"
+    is_here = manifest.is_proved_in(runtime, info.device) and not proof.why_not_as(
+        info.version, info.device_name, options.streams, graph=options.cuda_graph
+    )
+    return "proved" if is_here else "not proved here"
 
 
 def _row(wanted: Wanted, backend: Backend, opened_ms: float, note: str) -> Row:
     artifact, manifest, info = wanted.artifact, wanted.artifact.manifest, backend.info
-    proof = proof_state(manifest, wanted.runtime, info.device)
+    proof = proof_state(manifest, wanted.runtime, info, wanted.options)
     return Row(
         name=_name(artifact, info.runtime, info.precision, wanted.options),
         file=str(artifact.path),
@@ -316,6 +322,9 @@ def _row(wanted: Wanted, backend: Backend, opened_ms: float, note: str) -> Row:
         cuda_graph=wanted.options.cuda_graph,
         cudnn_benchmark=wanted.options.cudnn_benchmark,
         layout=wanted.options.layout,
+        proved_batch=manifest.largest_proved(wanted.runtime, info.device)
+        if proof == "proved"
+        else None,
     )
 
 

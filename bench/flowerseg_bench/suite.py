@@ -150,6 +150,7 @@ def run_suite(
                 on_progress(str(cell), done, len(cells))
             measurements += bench.measure(cell, rows)
         notes += unwatched + [note for cell in cells for note in _beyond(cell, rows)]
+    notes += [note for row in infos for note in _beyond_proof(plan.batches, row)]
     notes += warnings_of(infos)
     notes += _repeated_photos(plan, photos) + list(machine_doubts(conditions))
     settings = Settings(
@@ -342,6 +343,16 @@ def _beyond(cell: Cell, rows: Sequence[OpenRow]) -> list[str]:
         f"batch {cell.batch} is not measured"
         for row in (opened.row for opened in rows)
         if cell.concerns(row) and not row.takes(cell.batch)
+    ]
+
+
+def _beyond_proof(batches: Sequence[int], row: Row) -> list[str]:
+    beyond = [b for b in batches if row.takes(b) and not row.is_proved_at(b)]
+    if row.is_unproven or not beyond:
+        return []
+    return [
+        f"{row.name} was proved with batches of up to {row.proved_batch}, and is measured with "
+        f"{max(beyond)}: flowerseg-verify --largest-batch {max(beyond)} proves that"
     ]
 
 

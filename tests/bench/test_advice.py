@@ -108,3 +108,9 @@ def test_the_setting_for_predict_is_the_advice_with_the_iou_of_the_same_row(
     assert (tuned.model, tuned.sha256) == (Path(row.file).name, row.sha256)
     assert (tuned.goal, tuned.images_per_s) == (with_bound(15.0), 100.0)
     assert tuned.flower_iou == row.quality.flower_iou
+
+
+def test_batch_that_was_not_proved_is_not_advised(results: Results) -> None:
+    rows = tuple(replace(row, proved_batch=4) for row in results.rows)
+    (choice,) = advice_of(replace(results, rows=rows))
+    assert (NAMES[choice.row], choice.batch) == ("one thread", 1)

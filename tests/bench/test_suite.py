@@ -19,7 +19,7 @@ from flowerseg_bench.results import Results, Scenario, read_results
 from flowerseg_bench.rows import Variants, null_row, open_rows, wanted_rows
 from flowerseg_bench.suite import Plan, cells_of, run_suite
 from flowerseg_bench.tables import boundary_table
-from tests.bench.conftest import write_labelled
+from tests.bench.conftest import PLANTED, write_labelled, write_tiny_onnx
 
 
 def test_every_row_is_measured_at_every_boundary_in_both_scenarios(tiny_results: Results) -> None:
@@ -342,3 +342,28 @@ def test_a_row_takes_the_batches_of_its_manifest(tiny_results: Results) -> None:
     row = tiny_results.rows[0]
 
     assert [batch for batch in (1, 2, 4, 5) if row.takes(batch)] == [1, 2, 4]
+
+
+def test_batches_that_were_not_proved_are_measured_and_named(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    proof = replace(PLANTED, batch_sizes=(1, 2))
+    model = write_tiny_onnx(tmp_path / "few.onnx", proof)
+    plan = Plan((model,), photo_folder, batches=(1, 4), seconds=0.01, rounds=1)
+    (tmp_path / "work").mkdir()
+
+    results = run_suite(plan, tmp_path / "out", tmp_path / "work")
+
+    row = results.rows[0]
+    assert (row.proof, row.proved_batch) == ("proved", 2)
+    (note,) = (note for note in results.notes if "was proved with batches" in note)
+    assert "of up to 2, and is measured with 4: flowerseg-verify --largest-batch 4" in note
+    assert results.find(0, Boundary.ENGINE, Scenario.THROUGHPUT, 4) is not None
+
+
+def test_file_that_was_proved_in_another_version_is_not_proved_here(tmp_path: Path) -> None:
+    proof = replace(PLANTED, version="1.0.0")
+    model = write_tiny_onnx(tmp_path / "old.onnx", proof)
+    wanted = wanted_rows([model], ["onnxruntime"], device="cpu", allow_unproven=True)
+    ((opened,), _) = open_rows(wanted, "cpu", lambda: 0.0)
+    assert (opened.row.proof, opened.row.is_unproven) == ("not proved here", True)

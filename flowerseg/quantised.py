@@ -1,8 +1,8 @@
-"""INT8: an FP32 run of the network that rounds to 8 bits where a quantised file does.
+"""INT8 emulated: an FP32 run of the network that rounds to 8 bits where a quantised file does.
 
-The scales are the file's own, weights and biases are the checkpoint's. So the difference between
-the emulation and the checkpoint is what quantisation costs, and the difference between file and
-emulation is a fault of the file, or of the runtime.
+The scales come from the file, weights and biases from the checkpoint. The difference between
+emulation and checkpoint is then the cost of quantisation. The difference between file and emulation
+is a fault of the file or of the runtime.
 """
 
 import copy
@@ -27,7 +27,7 @@ _INT32 = (-(2.0**31), 2.0**31 - 1)
 _ANY_FRAMES = (1, 64, 64, 3)
 _MAPS = 4  # dimensions of what is rounded: (N, C, H, W)
 
-# What torchvision's networks call, and the ONNX operator that the exporter makes of it.
+# Functions that torchvision's networks call, with the ONNX operator that the exporter writes.
 _OPERATORS = {
     "conv2d": "Conv",
     "relu": "Relu",
@@ -129,7 +129,7 @@ class _Rounding(TorchFunctionMode):
         self._before_rounding: dict[str, Tensor] = {}
 
     def enter(self, module: str) -> None:
-        """A module starts; the network itself has no name."""
+        """A module starts. The name of the network itself is empty."""
         if not self._modules:
             self._calls.clear()
             self._rounded.clear()
@@ -160,7 +160,7 @@ class _Rounding(TorchFunctionMode):
             args = self._with_unrounded(args, self._quantisation.unrounded[numbered])
         output = func(*args, **(kwargs or {}))
         if not isinstance(output, Tensor) or output.dim() != _MAPS:
-            return output  # of a hook that compares: the network computes maps
+            return output  # of a hook that compares values: the network itself computes maps
         self._calls[name] = nth
         levels = self._quantisation.values.get(numbered)
         if levels is None:

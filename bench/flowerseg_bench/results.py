@@ -81,7 +81,7 @@ class Row:
     cuda_graph: bool = False
     cudnn_benchmark: bool = False  # cuDNN timed its kernels before
     layout: Layout | None = None  # None: the runtime's own
-    proved_batch: int | None = None  # the largest; None: not limited, or nothing is proved
+    proved_batch: int | None = None  # the largest; None: not limited, or not proved
 
     @property
     def is_null(self) -> bool:

@@ -1,11 +1,11 @@
-"""INT8 held to its own arithmetic: an emulation in PyTorch, with the scales of the file.
+"""An INT8 file compared with an emulation of its arithmetic in PyTorch, with its own scales.
 
-Two questions are answered apart. What does quantisation cost? The emulation beside the reference
-says. Is the file right? It is held to the emulation in two ways. Each module of the file gives what
-the emulation gives for the same input, but for a step of 1/256 here and there where FP32 rounds
-otherwise; that shows a wrong scale, zero point, weight or bias in any one of them. And over whole
-photos the file is no farther from the reference than its emulation is. The two masks of a photo
-are not the same: a step that differs early in the network moves many values by its end.
+The emulation compared with the reference gives the cost of quantisation. The file compared with the
+emulation shows faults, in two ways. First, each module of the file must give what the emulation
+gives for the same input; where FP32 rounds differently, a value may fall to the next level. This
+finds a wrong scale, zero point, weight or bias in a single module. Second, over whole photos the
+file must agree with the reference about as well as its emulation does. The masks of file and
+emulation differ, because a level that differs early in the network changes many values at its end.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def emulate_int8(
     expected: Sequence[Expected],
     stress: Sequence[Expected],
 ) -> Int8Emulation:
-    """Run the emulation of a quantised file on photos, and compare the file's modules with it.
+    """Run the emulation of a quantised file on photos, and compare the modules of the file with it.
 
     Args:
         artifact: the file; of an engine the ONNX file beside it is taken.

@@ -39,12 +39,12 @@ def faults_of(
 
 
 def difference_of(layer: Layer) -> float:
-    """What a module adds to its input, at most 1: beyond that, or not finite, nothing is right."""
+    """The module's own error; at most 1, and 1 where it is not finite."""
     return min(1.0, layer.own_error) if layer.is_finite else 1.0
 
 
 def _part_of(limits: Limits, share: float) -> Limits:
-    """Limits that allow a share of what others do; what counts as rounding stays."""
+    """Limits that allow a share of the given ones; `rounding` is not changed."""
     least = {
         name: 1 - share * (1 - getattr(limits, name))
         for name in ("agreement_iou", "other_agreement_iou")
@@ -96,11 +96,11 @@ def _faults_beside_pytorch(
 
 
 COST_SHARE = 0.6
-"""Of a limit. Where the emulation uses so much of it, what a file is beyond it is quantisation's:
-the two are never the same, see `proof.emulation`."""
+"""A share of a limit. If the emulation alone uses this share, a file beyond the limit is counted as
+a cost of quantisation: file and emulation are never equal, see `proof.emulation`."""
 
 LEAST_COST = 0.002
-"""Agreement IoU that quantisation is taken to cost at least: of less, half would be chance."""
+"""The agreement IoU that quantisation is assumed to cost at least; half of less would be noise."""
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ LEAST_PHOTOS = 8
 #   FP16    0.016           0, 0.03
 #   INT8    0.78            2.7 %, 0.25; beside the emulation 0.43 %
 #
-# What an INT8 file may differ by from its emulation: a module by 0.0042 in correct files of these
-# three, by 0.06 and more with a planted fault (tests/proof/test_int8_emulation.py). The agreement
-# that OpenVINO lost was 1.2 times what the emulation did at most.
+# Beside their emulation, modules of correct INT8 files of these three departed by 0.0042 at most;
+# modules with a planted fault by 0.06 and more (tests/proof/test_int8_emulation.py). OpenVINO lost
+# at most 1.2 times the agreement that the emulation lost.
 #
 # A photo in a batch, or beside other streams, came out bit for bit as it did alone: FP32, FP16 and
 # INT8 of the networks in the next table, at every batch size that is run up to 16, in two streams

@@ -61,7 +61,7 @@ def warnings_of(proof: Proof) -> list[str]:
     texts = [caveat_text(caveat, "the reference") for caveat in proof.caveats]
     if proof.limits is not None and not is_scored(proof):
         texts.append("Agreement with the reference was checked, IoU against truth was not.")
-    if proof.limits is not None and proof.photos < rules.LEAST_PHOTOS:
+    if 0 < proof.photos < rules.LEAST_PHOTOS:
         texts.append(
             f"Only {proof.photos} photos: results that change places in a batch may not show."
         )

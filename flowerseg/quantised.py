@@ -62,7 +62,7 @@ class Quantisation:
 
     values: Mapping[str, Levels]
     weights: Mapping[str, NDArray[np.float32]]  # parameter -> step of each output channel
-    biases: Mapping[str, NDArray[np.float32]]  # likewise; their levels have 32 bits
+    biases: Mapping[str, NDArray[np.float32]]  # parameter -> step; the levels have 32 bits
     # Node -> the value, or None, that each of its inputs reads unrounded while others read it
     # rounded.
     unrounded: Mapping[str, Sequence[str | None]] = field(default_factory=dict)

@@ -27,7 +27,7 @@ class UnlabelledPhoto(LabelledPhoto):
 
 
 def open_unlabelled(root: Path) -> PhotoSet:
-    """All photos in a folder and below it.
+    """All photos in a folder and below it, but for its `masks`, where segmented photos may lie.
 
     Raises:
         DataError: no such folder, no photo in it, or a part of it cannot be opened.

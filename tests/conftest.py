@@ -43,6 +43,7 @@ PHOTO_HW = (80, 112)  # not square, so that height taken for width shows
 PREPROCESS = Preprocess((64, 64))
 
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+Exported = Callable[[Precision], Artifact]
 
 # Frames this small gain nothing from a second thread, and threads that wait for one another on a
 # busy machine made a proof of six photos take 20 seconds instead of one.
@@ -171,35 +172,33 @@ def reference(checkpoint: Path) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def fp32_onnx(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Artifact:
-    """The small network as ONNX in FP32, exported and proved on the painted photos."""
+def exported(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Exported:
+    """The small network as ONNX in a precision, exported and proved on the painted photos."""
 
-    def make(out: Path) -> None:
-        export_model(ExportConfig(checkpoint, out, data=painted, device="cpu"))
+    def find(precision: Precision) -> Artifact:
+        def make(out: Path) -> None:
+            config = ExportConfig(checkpoint, out, precision=precision, data=painted, device="cpu")
+            export_model(config)
 
-    return open_artifact(made_once("fp32/small.onnx", make))
+        return open_artifact(made_once(f"{precision}/small.onnx", make))
 
-
-@pytest.fixture(scope="session")
-def fp16_onnx(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Artifact:
-    """The same in FP16."""
-
-    def make(out: Path) -> None:
-        half = Precision.FP16
-        export_model(ExportConfig(checkpoint, out, precision=half, data=painted, device="cpu"))
-
-    return open_artifact(made_once("fp16/small.onnx", make))
+    return find
 
 
 @pytest.fixture(scope="session")
-def int8_onnx(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Artifact:
-    """The same in INT8, for processors."""
+def fp32_onnx(exported: Exported) -> Artifact:
+    return exported(Precision.FP32)
 
-    def make(out: Path) -> None:
-        int8 = Precision.INT8
-        export_model(ExportConfig(checkpoint, out, precision=int8, data=painted, device="cpu"))
 
-    return open_artifact(made_once("int8/small.onnx", make))
+@pytest.fixture(scope="session")
+def fp16_onnx(exported: Exported) -> Artifact:
+    return exported(Precision.FP16)
+
+
+@pytest.fixture(scope="session")
+def int8_onnx(exported: Exported) -> Artifact:
+    """For processors."""
+    return exported(Precision.INT8)
 
 
 @pytest.fixture(scope="session")

@@ -157,7 +157,7 @@ def _photos(source: "Artifact", asked: Mapping[str, Any]) -> "PhotoSet":
     if (data is None) == (photos is None):
         raise click.UsageError("Give either --data, labelled photos, or --photos, without labels.")
     if photos is None:
-        return open_photos(data, split or "val", source.manifest.rules)
+        return open_photos(data, "val" if split is None else split, source.manifest.rules)
     if split is not None:
         raise click.UsageError("--split is for --data: a folder of --photos has no splits.")
     return open_unlabelled(photos)

@@ -47,7 +47,7 @@ def emulate_int8(
         artifact: the file; of an engine the ONNX file beside it is taken.
         reference: the checkpoint that it was made from.
         expected: the photos, with the reference's results.
-        stress: stress frames likewise.
+        stress: stress frames, with the reference's results.
 
     Raises:
         ArtifactError: the ONNX file is not beside its engine, or does not fit the checkpoint.

@@ -63,8 +63,8 @@ def _faults_beside_emulation(
     departing = [layer for layer in int8.layers if layer.departs(limits.module_difference)]
     if departing:
         layer = max(departing, key=difference_of)
-        found = difference_of(layer)
-        yield Fault(FaultKind.MODULE, found, limits.module_difference, module=layer.module)
+        limit = layer.limit_from(limits.module_difference)
+        yield Fault(FaultKind.MODULE, difference_of(layer), limit, module=layer.module)
     cost = 1 - agreement_of(int8.parity.alone)
     lost = 1 - agreement_of(parity.alone) - cost
     allowed = limits.agreement_drop * max(cost, LEAST_COST)

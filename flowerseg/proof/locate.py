@@ -116,7 +116,8 @@ def first_departure(layers: Sequence[Layer], limit: float) -> Located | None:
     for before, layer in pairwise([None, *layers]):
         if layer is not None and layer.departs(limit):
             kind = "departs" if layer.is_finite else "not finite"
-            return Located(layer.module, layer.own_error, limit, before, kind, "", "")
+            own_limit = layer.limit_from(limit)
+            return Located(layer.module, layer.own_error, own_limit, before, kind, "", "")
     return None
 
 

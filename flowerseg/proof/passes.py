@@ -195,7 +195,7 @@ def measure_parity(
         alone.append(_Alone(item, foreground, mask))
         parity.alone.append(_compared(parity, item, foreground, mask, sizes[0]))
         count()
-    for each, own in zip(alone, emulated, strict=False):
+    for each, own in zip(alone, emulated, strict=bool(emulated)):
         parity.emulated.append(compare(own, each.foreground, each.mask))
     for item in stress:
         parity.stressed.append(stressed_of(item, next(streams)([item.frame] * sizes[0])[0]))

@@ -103,9 +103,7 @@ def prove(
     opener = RUNTIMES[manifest.kind][0] if runtime == "auto" else runtime
     _refuse_fewer_bits_first(artifact, opener)
     _refuse_largest_batch_of_ranges(artifact, largest_batch)
-    options = _as_folders_are_run(manifest, opener, device)
-    if cuda_graph is not None:
-        options = dataclasses.replace(options, cuda_graph=cuda_graph)
+    options = _as_folders_are_run(manifest, opener, device, cuda_graph)
     sizes = batch_sizes(manifest.ranges, largest_batch)
     with Segmenter.open(
         artifact.path,
@@ -165,12 +163,16 @@ def _widens_half(manifest: Manifest, precision: Precision, info: BackendInfo) ->
     return computes_in_half and info.device == "cpu" and info.runtime in _WIDENS_HALF
 
 
-def _as_folders_are_run(manifest: Manifest, runtime: str, device: str) -> SessionOptions:
+def _as_folders_are_run(
+    manifest: Manifest, runtime: str, device: str, cuda_graph: bool | None
+) -> SessionOptions:
     """The options of a folder run, with two streams at least where the runtime can.
 
     A folder run has one on a machine with one core, but a proof is for other machines too.
     """
     options = for_folders(manifest, runtime, device)
+    if cuda_graph is not None:
+        options = dataclasses.replace(options, cuda_graph=cuda_graph)
     if runtime in STREAMED[kind_of_device(manifest, runtime, device)]:
         return dataclasses.replace(options, streams=max(2, options.streams))
     return options

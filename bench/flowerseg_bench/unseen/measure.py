@@ -21,6 +21,8 @@ from flowerseg.proofrecord import Fault, fault_text
 from flowerseg.unlabelled import open_unlabelled
 from flowerseg_bench.record import Finding, table_of
 
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -164,6 +166,7 @@ def finding_of(setup: Setup, photos: int, verdicts: Sequence[Verdicts]) -> Findi
         ),
         raw={
             "settings": {name: str(value) for name, value in vars(setup).items()},
+            "quantiles": QUANTILES,
             "verdicts": [_raw(each) for each in verdicts],
         },
     )
@@ -189,8 +192,10 @@ def _raw(each: Verdicts) -> dict[str, Any]:
         "model": each.model,
         "runtime": each.runtime,
         "proof": dataclasses.asdict(each.evidence.proof),
-        "agreements": each.agreements,
+        "agreement_quantiles": np.quantile(each.agreements, QUANTILES).tolist(),
         "false_alarms": len(each.alarms),
         "refused": each.refused,
-        "faults": [sorted({str(fault.kind) for fault in found}) for found in each.faults],
+        "samples_with_fault": Counter(
+            kind for found in each.faults for kind in {str(fault.kind) for fault in found}
+        ),
     }

@@ -172,7 +172,7 @@ def reference(checkpoint: Path) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def exported(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Exported:
+def small_onnx_in(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Exported:
     """The small network as ONNX in a precision, exported and proved on the painted photos."""
 
     def find(precision: Precision) -> Artifact:
@@ -186,19 +186,19 @@ def exported(checkpoint: Path, painted: Path, made_once: MadeOnce) -> Exported:
 
 
 @pytest.fixture(scope="session")
-def fp32_onnx(exported: Exported) -> Artifact:
-    return exported(Precision.FP32)
+def fp32_onnx(small_onnx_in: Exported) -> Artifact:
+    return small_onnx_in(Precision.FP32)
 
 
 @pytest.fixture(scope="session")
-def fp16_onnx(exported: Exported) -> Artifact:
-    return exported(Precision.FP16)
+def fp16_onnx(small_onnx_in: Exported) -> Artifact:
+    return small_onnx_in(Precision.FP16)
 
 
 @pytest.fixture(scope="session")
-def int8_onnx(exported: Exported) -> Artifact:
+def int8_onnx(small_onnx_in: Exported) -> Artifact:
     """For processors."""
-    return exported(Precision.INT8)
+    return small_onnx_in(Precision.INT8)
 
 
 @pytest.fixture(scope="session")
